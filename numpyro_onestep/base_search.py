@@ -1,0 +1,134 @@
+"""How the base is found: dispersed starts, their modes, and the Gaussian or mixture that fits best.
+
+Three outcomes: one Gaussian fitted by natural-gradient variational inference (one mode, or modes that are not where
+the mass is, as in hierarchical models); a mixture at 2–63 modes; or, with more modes than that, one broad Gaussian over
+all of them, from which training anneals.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+
+from numpyro_onestep import mixture_vi, modes
+from numpyro_onestep.base import Base, whiten
+from numpyro_onestep.mixture_vi import Mixture
+from numpyro_onestep.modes import Modes
+from numpyro_onestep.target import LogDensity
+
+__all__ = ["searcher"]
+
+_NUM_STARTS = 512
+_MAX_MODES = 64
+_FEW_MODES = 8
+_NUM_CANDIDATES = 8  # half from the modes, half from the raw starts
+
+
+def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], Base]:
+    """A function (rng_key, center) → base for `target`, with its stages compiled once.
+
+    Under a JAX transformation of the key or the center no decision can be taken on values, and a fixed mixture of one
+    Gaussian and the best eight modes is fitted, unused components without weight.
+
+    Raises (from the function, outside of transformations):
+        ValueError: if the density is finite at none of the starts.
+    """
+    ascend = jax.jit(lambda key, center: _ascend(target, init_scale, key, center))
+    polish = jax.jit(lambda starts: modes.polish(target, starts))
+    fit_one = jax.jit(lambda key, found, starts: _fit_one(target, init_scale, key, found, starts))
+    fit_many = jax.jit(lambda key, q: _refine(target, key, q))
+
+    def search(rng_key: Array, center: Array) -> Base:
+        key_ascend, key_one, key_many = random.split(rng_key, 3)
+        starts, ends, picked, num_distinct = ascend(key_ascend, center)
+        if isinstance(num_distinct, jax.core.Tracer):
+            return _search_traced(fit_one, fit_many, key_one, key_many, polish(ends[picked[:_FEW_MODES]]), starts)
+        if int(num_distinct) == 0:
+            raise ValueError(
+                f"The log density is not finite at any of {_NUM_STARTS} starting points (spread init_scale={init_scale}"
+                " around the initial point). Check the model or potential for nan, or set `init_strategy`/`init_params`"
+                " to a valid point and a smaller `init_scale`."
+            )
+        few = int(num_distinct) < _FEW_MODES
+        found = polish(ends[picked[: _FEW_MODES if few else _MAX_MODES]])
+        num_modes = int(jnp.sum(found.valid))
+        if num_modes == _MAX_MODES:
+            return whiten(_broad(ends, found), annealed=True)
+        single, single_elbo = fit_one(key_one, found, starts)
+        if num_modes < 2:
+            return whiten(single)
+        mixture, mixture_elbo = fit_many(key_many, _at_modes(found, jnp.flatnonzero(found.valid)))
+        return whiten(mixture if mixture_elbo > single_elbo else single)
+
+    return search
+
+
+def _ascend(target: LogDensity, init_scale: float, rng_key: Array, center: Array) -> tuple[Array, ...]:
+    starts = modes.disperse(rng_key, center, init_scale, _NUM_STARTS)
+    ends, log_density = modes.climb(target, starts, init_scale)
+    radius = 0.1 * center.shape[0] ** 0.5
+    return starts, ends, *modes.select(ends, log_density, radius, _MAX_MODES)
+
+
+def _refine(target: LogDensity, rng_key: Array, q: Mixture) -> tuple[Mixture, Array]:
+    key_fit, key_elbo = random.split(rng_key)
+    q = mixture_vi.fit(target, key_fit, q, num_iterations=200, first_rate=0.3, last_rate=0.02)
+    return q, mixture_vi.elbo(target, key_elbo, q)
+
+
+def _fit_one(
+    target: LogDensity, init_scale: float, rng_key: Array, found: Modes, starts: Array
+) -> tuple[Mixture, Array]:
+    """The best single Gaussian: short fits from the highest modes and from raw starts, the winner refined.
+
+    The raw starts matter where modes mislead: in a funnel or a centered hierarchical model the density has a pole or a
+    needle far from the mass.
+    """
+    key_fit, key_elbo, key_refine = random.split(rng_key, 3)
+    half = _NUM_CANDIDATES // 2
+    eye = jnp.eye(starts.shape[1], dtype=starts.dtype)
+    top = jnp.argsort(-jnp.where(found.valid, found.log_density, -jnp.inf))[:half]
+    small = jnp.broadcast_to(0.15 * init_scale * eye, (half, *eye.shape))
+    candidates = Mixture(
+        jnp.zeros((_NUM_CANDIDATES, 1), starts.dtype),
+        jnp.concatenate([found.points[top], starts[:half]])[:, None],
+        jnp.concatenate([found.scale_trils[top], small])[:, None],
+    )
+
+    def short_fit(q: Mixture) -> tuple[Mixture, Array]:
+        q = mixture_vi.fit(target, key_fit, q, num_iterations=60, first_rate=1.0, last_rate=0.1)
+        return q, mixture_vi.elbo(target, key_elbo, q)
+
+    fitted, elbos = jax.vmap(short_fit)(candidates)
+    best = jnp.argmax(jnp.where(jnp.isnan(elbos), -jnp.inf, elbos))
+    return _refine(target, key_refine, jax.tree.map(lambda leaf: leaf[best], fitted))
+
+
+def _at_modes(found: Modes, which: Array) -> Mixture:
+    return Mixture(
+        jnp.full(len(which), -jnp.log(len(which)), found.points.dtype), found.points[which], found.scale_trils[which]
+    )
+
+
+def _broad(ends: Array, found: Modes) -> Mixture:
+    """One diagonal Gaussian with the moments of the modes reached from all starts, each as wide as its Laplace fit."""
+    within = jnp.mean(jnp.sum(found.scale_trils**2, axis=2), axis=0)
+    scale = jnp.sqrt(jnp.var(ends, axis=0) + within)
+    return Mixture(jnp.zeros(1, ends.dtype), jnp.mean(ends, axis=0)[None], jnp.diag(scale)[None])
+
+
+def _search_traced(
+    fit_one: Callable, fit_many: Callable, key_one: Array, key_many: Array, found: Modes, starts: Array
+) -> Base:
+    single, _ = fit_one(key_one, found, starts)
+    many = _at_modes(found, jnp.arange(_FEW_MODES))
+    several = jnp.sum(found.valid) > 1
+    log_weights = jnp.concatenate([jnp.zeros(1), jnp.where(found.valid & several, 0.0, -jnp.inf)])
+    q = Mixture(
+        jax.nn.log_softmax(jnp.where(log_weights > -jnp.inf, log_weights, -1e30)),
+        jnp.concatenate([single.means, many.means]),
+        jnp.concatenate([single.scale_trils, many.scale_trils]),
+    )
+    mixture, _ = fit_many(key_many, q)
+    return whiten(mixture)

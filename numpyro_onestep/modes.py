@@ -1,0 +1,121 @@
+"""Where the posterior's modes are: dispersed starts, first-order ascent, then damped Newton."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax, random
+
+from numpyro_onestep.target import LogDensity
+
+__all__ = ["Modes", "climb", "disperse", "polish", "select"]
+
+
+class Modes(NamedTuple):
+    """Stationary points of log γ and their Laplace approximations.
+
+    Attributes:
+        points: shape (M, D).
+        log_density: log γ there, shape (M,).
+        scale_trils: Cholesky factors of the inverse negative Hessians, shape (M, D, D); identity where not valid.
+        valid: whether Newton converged to a point with a positive definite negative Hessian, distinct from the
+            earlier ones and with a Laplace mass within e^-10 of the largest, shape (M,).
+    """
+
+    points: Array
+    log_density: Array
+    scale_trils: Array
+    valid: Array
+
+
+def disperse(rng_key: Array, center: Array, init_scale: float, num_starts: int) -> Array:
+    """Starts of shape (num_starts, D), spread by `init_scale` around `center`, the center first."""
+    noise = random.normal(rng_key, (num_starts - 1, center.shape[0]), center.dtype)
+    return jnp.concatenate([center[None], center + init_scale * noise])
+
+
+def climb(target: LogDensity, starts: Array, init_scale: float, num_iterations: int = 200) -> tuple[Array, Array]:
+    """Adam ascent of log γ from every start: end points and their log densities."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.1 * init_scale, num_iterations, 0.01), b2=0.9)
+
+    def body(carry: tuple, _: None) -> tuple[tuple, None]:
+        x, state = carry
+        _, grad = jax.vmap(target.value_and_grad)(x)
+        updates, state = optimizer.update(-grad, state)
+        return (x + updates, state), None
+
+    (x, _), _ = lax.scan(body, (starts, optimizer.init(starts)), None, length=num_iterations)
+    return x, jax.vmap(target.value)(x)
+
+
+def select(points: Array, log_density: Array, radius: float, num_modes: int) -> tuple[Array, Array]:
+    """Pick up to `num_modes` high points, each further than `radius` from those before it.
+
+    Returns:
+        The picked indices, shape (num_modes,), and how many of them are distinct; once every point is covered the
+        next best uncovered-by-nobody points fill the rest.
+    """
+
+    def body(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        covered, taken = carry
+        score = jnp.where(taken, -jnp.inf, log_density) + jnp.where(covered, -1e30, 0.0)
+        i = jnp.argmax(score)
+        near = jnp.linalg.norm(points - points[i], axis=1) < radius
+        return (covered | near, taken.at[i].set(True)), (i, ~covered[i] & (log_density[i] > -jnp.inf))
+
+    nothing = jnp.zeros(points.shape[0], bool)
+    _, (picked, new) = lax.scan(body, (nothing, nothing), None, length=num_modes)
+    return picked, jnp.sum(new)
+
+
+def _newton(target: LogDensity, start: Array, max_iterations: int) -> tuple[Array, Array]:
+    """Levenberg-Marquardt ascent from one start: the end point and whether it converged."""
+    dim = start.shape[0]
+    eye = jnp.eye(dim, dtype=start.dtype)
+
+    def body(carry: tuple) -> tuple:
+        x, value, damping, _, i = carry
+        _, grad = target.value_and_grad(x)
+        chol = jnp.linalg.cholesky(damping * eye - target.hessian(x))
+        step = jax.scipy.linalg.cho_solve((chol, True), grad)
+        new = target.value(x + step)
+        slack = 100 * jnp.finfo(x.dtype).eps * (1 + jnp.abs(value))
+        decrement = step @ grad
+        better = jnp.isfinite(decrement) & (new > value - slack)
+        done = better & (decrement < 1e-3 * dim + slack) & (damping < 1e-2)
+        shrunk = jnp.where(damping > 1e-8, damping * 0.1, 0.0)
+        grown = jnp.where(damping > 0, damping * 10, 1e-6)
+        x = jnp.where(better, x + step, x)
+        return x, jnp.where(better, new, value), jnp.where(better, shrunk, grown), done, i + 1
+
+    def cond(carry: tuple) -> Array:
+        *_, done, i = carry
+        return ~done & (i < max_iterations)
+
+    init = (start, target.value(start), jnp.asarray(1e-3, start.dtype), jnp.array(False), jnp.array(0))
+    x, _, _, done, _ = lax.while_loop(cond, body, init)
+    return x, done
+
+
+def polish(target: LogDensity, starts: Array, max_iterations: int = 60) -> Modes:
+    """Newton from every start, then the Laplace approximation at each distinct non-degenerate end point."""
+    dim = starts.shape[1]
+    points, converged = jax.vmap(lambda x: _newton(target, x, max_iterations))(starts)
+    log_density = jax.vmap(target.value)(points)
+    precision = -jax.vmap(target.hessian)(points)
+    chol = jnp.linalg.cholesky(precision)
+    ok = converged & jnp.all(jnp.isfinite(chol), axis=(1, 2)) & jnp.isfinite(log_density)
+    chol = jnp.where(ok[:, None, None], chol, jnp.eye(dim, dtype=chol.dtype))
+    log_mass = log_density - jnp.sum(jnp.log(jnp.diagonal(chol, axis1=1, axis2=2)), axis=1)
+    ok &= log_mass > jnp.max(jnp.where(ok, log_mass, -jnp.inf)) - 10
+
+    def keep(kept: Array, i: Array) -> tuple[Array, None]:
+        offset = jnp.einsum("ji,mj->mi", chol[i], points - points[i])
+        duplicate = jnp.any(kept & (jnp.linalg.norm(offset, axis=1) < 0.5))
+        return kept.at[i].set(ok[i] & ~duplicate), None
+
+    valid, _ = lax.scan(keep, jnp.zeros(len(points), bool), jnp.argsort(-jnp.where(ok, log_density, -jnp.inf)))
+    inverse = jax.vmap(lambda c: jax.scipy.linalg.solve_triangular(c, jnp.eye(dim, dtype=c.dtype), lower=True))(chol)
+    scale_trils = jnp.linalg.cholesky(jnp.einsum("mji,mjk->mik", inverse, inverse))
+    return Modes(points, log_density, scale_trils, valid)

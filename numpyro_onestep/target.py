@@ -1,0 +1,158 @@
+"""A NumPyro model or a potential function as a log density on a flat unconstrained vector."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer.util import initialize_model
+
+__all__ = ["LogDensity", "ModelSetup", "evidence_caveats", "safe_log_density", "setup_model", "setup_potential"]
+
+
+class LogDensity(NamedTuple):
+    """log γ on R^D and its derivatives, for one point of shape (D,).
+
+    A non-finite density is reported as −inf and its gradient as zero, so that an overflow costs a draw its weight and
+    training one sample, never the run.
+    """
+
+    value: Callable[[Array], Array]
+    value_and_grad: Callable[[Array], tuple[Array, Array]]
+    hessian: Callable[[Array], Array]
+
+
+def safe_log_density(log_density: Callable[[Array], Array], forward_mode: bool = False) -> LogDensity:
+    """Guard `log_density` against non-finite values; differentiate by forward mode where reverse mode is impossible."""
+
+    def value(x: Array) -> Array:
+        v = log_density(x)
+        return jnp.where(jnp.isfinite(v), v, -jnp.inf)
+
+    def value_and_grad(x: Array) -> tuple[Array, Array]:
+        if forward_mode:
+            v, g = log_density(x), jax.jacfwd(log_density)(x)
+        else:
+            v, g = jax.value_and_grad(log_density)(x)
+        ok = jnp.isfinite(v) & jnp.all(jnp.isfinite(g))
+        return jnp.where(jnp.isfinite(v), v, -jnp.inf), jnp.where(ok, g, 0.0)
+
+    return LogDensity(value, value_and_grad, jax.jacfwd(lambda x: value_and_grad(x)[1]))
+
+
+class ModelSetup(NamedTuple):
+    """What the kernel needs to know of a model or potential function, from one look at it.
+
+    Attributes:
+        potential_fn_gen: (*args, **kwargs) → potential energy on unconstrained values.
+        postprocess_gen: (*args, **kwargs) → map from unconstrained values to constrained and deterministic sites;
+            None for a potential function.
+        unravel: flat vector (D,) → unconstrained values.
+        center: a valid point, flat, shape (D,).
+        caveats: why the evidence is undefined or not what its name says, in words; empty where it is sound.
+    """
+
+    potential_fn_gen: Callable[..., Callable[[Any], Array]]
+    postprocess_gen: Callable[..., Callable[[Any], Any]] | None
+    unravel: Callable[[Array], Any]
+    center: Array
+    caveats: tuple[str, ...]
+
+
+def setup_model(
+    rng_key: Array,
+    model: Callable[..., Any],
+    model_args: tuple,
+    model_kwargs: dict[str, Any],
+    *,
+    init_strategy: Callable,
+    init_params: Any = None,
+    forward_mode: bool = False,
+) -> ModelSetup:
+    """Trace `model` once with NumPyro's own `initialize_model`.
+
+    Raises:
+        ValueError: if the model has no continuous latent site.
+    """
+    info = initialize_model(
+        rng_key,
+        model,
+        dynamic_args=True,
+        init_strategy=init_strategy,
+        model_args=model_args,
+        model_kwargs=model_kwargs,
+        forward_mode_differentiation=forward_mode,
+    )
+    start = info.param_info.z if init_params is None else init_params
+    center, unravel = ravel_pytree(start)
+    if center.size == 0:
+        raise ValueError(
+            "The model has no continuous latent sites: there is nothing to sample. "
+            "Check that its parameters are `numpyro.sample` statements without `obs`."
+        )
+    caveats = evidence_caveats(info.model_trace)
+    return ModelSetup(info.potential_fn, info.postprocess_fn, unravel, center.astype(_float()), caveats)
+
+
+def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any) -> ModelSetup:
+    """The same for a potential function.
+
+    Raises:
+        ValueError: if `init_params` is missing or empty.
+    """
+    if init_params is None:
+        raise ValueError("`init_params` must be given to `run` with `potential_fn`: it tells the parameters' structure.")
+    center, unravel = ravel_pytree(init_params)
+    if center.size == 0:
+        raise ValueError("`init_params` has no elements: there is nothing to sample.")
+    return ModelSetup(lambda *_, **__: potential_fn, None, unravel, center.astype(_float()), ())
+
+
+def _float() -> jnp.dtype:
+    return jnp.result_type(float)
+
+
+def _base_distribution(fn: Any) -> Any:
+    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def evidence_caveats(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """Reasons, one sentence each, why ∫γ is not the model's marginal likelihood; from a trace of the model."""
+    caveats = []
+    for name, site in model_trace.items():
+        if site["type"] == "plate":
+            size, subsample_size = site["args"]
+            if subsample_size is not None and subsample_size != size:
+                caveats.append(f"plate '{name}' subsamples {subsample_size} of {size}: its likelihood is rescaled.")
+        if site["type"] != "sample":
+            continue
+        latent = not site["is_observed"]
+        if latent and isinstance(_base_distribution(site["fn"]), dist.ImproperUniform):
+            caveats.append(f"site '{name}' has an improper prior: the evidence has no scale; use a proper prior.")
+        if latent and isinstance(site["fn"], dist.MaskedDistribution):
+            caveats.append(f"latent site '{name}' is masked, so its prior is improper where the mask is False.")
+        if site["scale"] is not None and not _is_one(site["scale"]):
+            caveats.append(f"site '{name}' is rescaled by `handlers.scale` or a subsampled plate.")
+    return tuple(caveats)
+
+
+def _is_one(scale: Any) -> bool:
+    try:
+        return bool(jnp.all(jnp.asarray(scale) == 1))
+    except jax.errors.TracerBoolConversionError:
+        return False
+
+
+def observed_data(model: Callable[..., Any], model_args: tuple, model_kwargs: dict[str, Any]) -> dict[str, Array]:
+    """The values of the observed sites of `model`, by name."""
+    from numpyro.infer import init_to_sample
+
+    seeded = substitute(seed(model, 0), substitute_fn=init_to_sample())
+    sites = trace(seeded).get_trace(*model_args, **model_kwargs)
+    return {k: v["value"] for k, v in sites.items() if v["type"] == "sample" and v["is_observed"]}

@@ -1,0 +1,197 @@
+"""Training: one optimiser step, blocks of steps, the averaged network, the best one by held-out DF-ELBO, stopping."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax, random
+
+from numpyro_onestep import base as base_
+from numpyro_onestep import flow, schedule
+from numpyro_onestep.losses import Loss, Problem
+from numpyro_onestep.network import StepNetwork
+from numpyro_onestep.weights import effective_sample_size
+
+__all__ = ["TrainConfig", "TrainState", "advance", "init", "log_weights"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        losses: the objectives, summed.
+        num_steps: the budget whose held-out DF-ELBO decides which network is kept.
+        num_iterations: iterations in all; one iteration is `steps_per_iteration` optimiser steps.
+        steps_per_iteration: optimiser steps of one iteration.
+        learning_rate: peak learning rate.
+        num_held_out: base draws of one evaluation.
+    """
+
+    losses: tuple[Loss, ...]
+    num_steps: int
+    num_iterations: int
+    steps_per_iteration: int
+    learning_rate: float
+    num_held_out: int = 512
+
+    @property
+    def evaluate_every(self) -> int:
+        """Iterations between two evaluations."""
+        return max(1, self.num_iterations // 20)
+
+
+class TrainState(NamedTuple):
+    """Everything that training carries; a pytree of arrays.
+
+    Attributes:
+        network: the network being optimised.
+        average: exponential moving average of it, the teacher and the candidate for `best`.
+        best: the average with the highest held-out DF-ELBO so far; the identity (the base itself) before training.
+        best_elbo: that DF-ELBO, nats.
+        optimizer_state: of Adam.
+        iteration: iterations done.
+        rng_key: key of the run; step i uses its own fold of it.
+        elbo: DF-ELBO of the last evaluation, nats.
+        ess_fraction: its effective sample size as a share of the draws.
+        fold_fraction: its share of draws at which a Jacobian was not positive definite.
+        done: whether training has stopped early because the weights are constant to within 1 %.
+    """
+
+    network: StepNetwork
+    average: StepNetwork
+    best: StepNetwork
+    best_elbo: Array
+    optimizer_state: Any
+    iteration: Array
+    rng_key: Array
+    elbo: Array
+    ess_fraction: Array
+    fold_fraction: Array
+    done: Array
+
+
+_optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.scale_by_adam())
+
+
+def log_weights(network: StepNetwork, problem: Problem, x0: Array, num_steps: int) -> tuple[Array, Array]:
+    """Deterministic-flow log weights of base draws (arXiv 2512.05251), with exact log-determinants.
+
+    log w = log γ(x_T) − log p0(x_0) + Σ log|det ∂x'/∂x|, constants included, so that log mean w estimates log Z.
+
+    Args:
+        network: the network.
+        problem: base and target.
+        x0: base draws in whitened coordinates, shape (N, D).
+        num_steps: the budget.
+
+    Returns:
+        End points in whitened coordinates (N, D) and log weights (N,); nan where a step is not injective, −inf where
+        the target has no density.
+    """
+    blocks = flow.blocks_of(network, num_steps)
+
+    def one(x: Array) -> tuple[Array, Array]:
+        y, log_det = flow.forward_and_log_det(blocks, x)
+        return y, problem.target.value(y) - base_.log_prob(problem.base, x) + log_det
+
+    return jax.vmap(one)(x0)
+
+
+def init(rng_key: Array, problem: Problem, config: TrainConfig, num_blocks: int, width: int) -> TrainState:
+    """The untrained state; `done` already where the base itself fits the target."""
+    dim = problem.base.shift.shape[0]
+    key_network, rng_key = random.split(rng_key)
+    network = StepNetwork(dim, num_blocks=num_blocks, width=width, rng_key=key_network)
+    identity = StepNetwork(dim, num_blocks=num_blocks, width=width, rng_key=key_network, identity=True)
+    zero = jnp.zeros(())
+    state = TrainState(
+        network=network,
+        average=identity,
+        best=identity,
+        best_elbo=jnp.asarray(-jnp.inf, zero.dtype),
+        optimizer_state=_optimizer.init(network),
+        iteration=jnp.array(0),
+        rng_key=rng_key,
+        elbo=zero,
+        ess_fraction=zero,
+        fold_fraction=zero,
+        done=jnp.array(False),
+    )
+    return _evaluate(state, problem, config, jnp.array(True))._replace(average=network)
+
+
+def _evaluate(state: TrainState, problem: Problem, config: TrainConfig, counts: Array) -> TrainState:
+    """Judge the averaged network on held-out draws; keep it if it `counts` and is the best so far."""
+    x0 = base_.sample(problem.base, random.fold_in(state.rng_key, 2**31 - 1), config.num_held_out)
+    _, log_w = log_weights(state.average, problem, x0, config.num_steps)
+    folded = jnp.isnan(log_w)
+    elbo = jnp.mean(jnp.where(folded, -jnp.inf, log_w))
+    better = counts & (elbo > state.best_elbo)
+    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.average, state.best)
+    return state._replace(
+        best=best,
+        best_elbo=jnp.where(better, elbo, state.best_elbo),
+        elbo=elbo,
+        ess_fraction=effective_sample_size(log_w) / config.num_held_out,
+        fold_fraction=jnp.mean(folded),
+        done=state.done | (counts & (jnp.std(log_w) < 0.01)),
+    )
+
+
+def _optimize(state: TrainState, step: Array, problem: Problem, config: TrainConfig) -> TrainState:
+    """One optimiser step; skipped where the gradient is not finite."""
+    progress = step / (config.num_iterations * config.steps_per_iteration)
+    annealing = jnp.where(problem.base.annealed, schedule.annealing(progress), 1.0)
+    keys = random.split(random.fold_in(state.rng_key, step), len(config.losses))
+
+    def total(network: StepNetwork) -> Array:
+        terms = [f(network, state.average, problem, k, annealing) for f, k in zip(config.losses, keys, strict=True)]
+        return sum(terms, start=jnp.zeros(()))
+
+    grads = jax.grad(total)(state.network)
+    finite = jnp.isfinite(optax.global_norm(grads))
+    updates, optimizer_state = _optimizer.update(grads, state.optimizer_state, state.network)
+    rate = schedule.learning_rate(progress, config.learning_rate)
+    network = jax.tree.map(lambda p, u: p - rate * u, state.network, updates)
+    decay = jnp.minimum(0.998, (1 + step) / (10 + step))
+    average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, network)
+    new = (network, average, optimizer_state)
+    old = (state.network, state.average, state.optimizer_state)
+    network, average, optimizer_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    return state._replace(network=network, average=average, optimizer_state=optimizer_state)
+
+
+def _iterate(state: TrainState, problem: Problem, config: TrainConfig) -> TrainState:
+    """One iteration: a block of optimiser steps, and an evaluation every `evaluate_every` iterations and at the end."""
+    first = state.iteration * config.steps_per_iteration
+
+    def body(i: Array, state: TrainState) -> TrainState:
+        return _optimize(state, first + i, problem, config)
+
+    state = lax.fori_loop(0, config.steps_per_iteration, body, state)
+    state = state._replace(iteration=state.iteration + 1)
+    progress = state.iteration / config.num_iterations
+    counts = ~problem.base.annealed | (schedule.annealing(progress) == 1.0)
+    due = (state.iteration % config.evaluate_every == 0) | (state.iteration == config.num_iterations)
+    return lax.fori_loop(0, jnp.where(due, 1, 0), lambda _, s: _evaluate(s, problem, config, counts), state)
+
+
+def advance(state: TrainState, problem: Problem, config: TrainConfig, num_iterations: int | Array) -> TrainState:
+    """Up to `num_iterations` further iterations; none once training is done or complete.
+
+    A loop with a run-time bound instead of a branch: under `vmap` a branch would run both of its sides.
+    """
+    remaining = jnp.minimum(num_iterations, config.num_iterations - state.iteration)
+
+    def cond(carry: tuple[Array, TrainState]) -> Array:
+        i, state = carry
+        return (i < remaining) & ~state.done
+
+    def body(carry: tuple[Array, TrainState]) -> tuple[Array, TrainState]:
+        i, state = carry
+        return i + 1, _iterate(state, problem, config)
+
+    return lax.while_loop(cond, body, (jnp.array(0), state))[1]

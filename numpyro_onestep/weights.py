@@ -1,0 +1,56 @@
+"""Log weights and what they tell: effective sample size, Pareto tail, log Z and its error."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+from jax.scipy.special import logsumexp
+
+__all__ = ["effective_sample_size", "log_mean_weight", "pareto_k", "pareto_k_threshold", "resample"]
+
+
+def effective_sample_size(log_weights: Array) -> Array:
+    """(Σw)² / Σw², a count between 1 and N (Kong 1992); 0 where no weight is positive."""
+    finite = jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
+    ess = jnp.exp(2 * logsumexp(finite) - logsumexp(2 * finite))
+    return jnp.where(jnp.isfinite(ess), ess, 0.0)
+
+
+def log_mean_weight(log_weights: np.ndarray) -> tuple[float, float]:
+    """log of the mean weight, summed in float64, and its standard error by the delta method, in nats."""
+    log_w = np.nan_to_num(np.asarray(log_weights, np.float64), nan=-np.inf, neginf=-np.inf)
+    top = log_w.max(initial=-np.inf)
+    if not np.isfinite(top):
+        return float("-inf"), float("inf")
+    w = np.exp(log_w - top)
+    return float(top + np.log(w.mean())), float(w.std(ddof=1) / w.mean() / np.sqrt(len(w)))
+
+
+def pareto_k(log_weights: np.ndarray) -> float:
+    """Shape k̂ of the generalised Pareto tail of the weights, by ArviZ (Vehtari et al. 2024).
+
+    Below the threshold the mean of the weights has a usable error; above it a few draws decide everything. −inf if the
+    weights are constant to working precision.
+    """
+    log_w = np.nan_to_num(np.asarray(log_weights, np.float64), nan=-np.inf, neginf=-np.inf)
+    if np.ptp(log_w) < 1e-4:
+        return float("-inf")
+    # weights of zero are outside the tail; a very low finite value stands for them
+    log_w = np.maximum(log_w, log_w.max() - 500.0)
+    try:
+        from arviz_stats.base import array_stats
+    except ImportError:
+        import arviz as az
+
+        return float(az.psislw(log_w)[1])
+    return float(array_stats.psislw(-log_w)[1])
+
+
+def pareto_k_threshold(num_draws: int) -> float:
+    """The sample-size dependent bound min(1 − 1/log10 N, .7) on k̂ (Vehtari et al. 2024)."""
+    return min(1 - 1 / np.log10(max(num_draws, 11)), 0.7)
+
+
+def resample(rng_key: Array, log_weights: Array, num_draws: int) -> Array:
+    """Indices of `num_draws` draws with replacement, with probability proportional to the weights."""
+    log_weights = jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
+    return random.categorical(rng_key, log_weights, shape=(num_draws,))
