@@ -24,7 +24,6 @@ class TrainConfig:
     Attributes:
         losses: the objectives, summed.
         num_steps: the budget whose held-out DF-ELBO decides which network is kept.
-        num_iterations: iterations in all; one iteration is `steps_per_iteration` optimiser steps.
         steps_per_iteration: optimiser steps of one iteration.
         learning_rate: peak learning rate.
         num_held_out: base draws of one evaluation.
@@ -32,15 +31,9 @@ class TrainConfig:
 
     losses: tuple[Loss, ...]
     num_steps: int
-    num_iterations: int
     steps_per_iteration: int
     learning_rate: float
     num_held_out: int = 512
-
-    @property
-    def evaluate_every(self) -> int:
-        """Iterations between two evaluations."""
-        return max(1, self.num_iterations // 20)
 
 
 class TrainState(NamedTuple):
@@ -53,6 +46,7 @@ class TrainState(NamedTuple):
         best_elbo: that DF-ELBO, nats.
         optimizer_state: of Adam.
         iteration: iterations done.
+        num_iterations: iterations in all.
         rng_key: key of the run; step i uses its own fold of it.
         elbo: DF-ELBO of the last evaluation, nats.
         ess_fraction: its effective sample size as a share of the draws.
@@ -66,6 +60,7 @@ class TrainState(NamedTuple):
     best_elbo: Array
     optimizer_state: Any
     iteration: Array
+    num_iterations: Array
     rng_key: Array
     elbo: Array
     ess_fraction: Array
@@ -73,6 +68,7 @@ class TrainState(NamedTuple):
     done: Array
 
 
+_NUM_EVALUATIONS = 20
 _optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.scale_by_adam())
 
 
@@ -100,8 +96,10 @@ def log_weights(network: StepNetwork, problem: Problem, x0: Array, num_steps: in
     return jax.vmap(one)(x0)
 
 
-def init(rng_key: Array, problem: Problem, config: TrainConfig, num_blocks: int, width: int) -> TrainState:
-    """The untrained state; `done` already where the base itself fits the target."""
+def init(
+    rng_key: Array, problem: Problem, config: TrainConfig, num_iterations: int, num_blocks: int, width: int
+) -> TrainState:
+    """The untrained state of a run of `num_iterations`; `done` already where the base itself fits the target."""
     dim = problem.base.shift.shape[0]
     key_network, rng_key = random.split(rng_key)
     network = StepNetwork(dim, num_blocks=num_blocks, width=width, rng_key=key_network)
@@ -114,13 +112,20 @@ def init(rng_key: Array, problem: Problem, config: TrainConfig, num_blocks: int,
         best_elbo=jnp.asarray(-jnp.inf, zero.dtype),
         optimizer_state=_optimizer.init(network),
         iteration=jnp.array(0),
+        num_iterations=jnp.array(num_iterations),
         rng_key=rng_key,
         elbo=zero,
         ess_fraction=zero,
         fold_fraction=zero,
         done=jnp.array(False),
     )
-    return _evaluate(state, problem, config, jnp.array(True))._replace(average=network)
+    state = _evaluate(state, problem, config, jnp.array(True))._replace(average=network)
+    # strong types throughout, so that the second iteration does not compile again
+    return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else lax.convert_element_type(leaf, leaf.dtype), state)
+
+
+def _is_key(leaf: Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _evaluate(state: TrainState, problem: Problem, config: TrainConfig, counts: Array) -> TrainState:
@@ -143,7 +148,7 @@ def _evaluate(state: TrainState, problem: Problem, config: TrainConfig, counts: 
 
 def _optimize(state: TrainState, step: Array, problem: Problem, config: TrainConfig) -> TrainState:
     """One optimiser step; skipped where the gradient is not finite."""
-    progress = step / (config.num_iterations * config.steps_per_iteration)
+    progress = step / (state.num_iterations * config.steps_per_iteration)
     annealing = jnp.where(problem.base.annealed, schedule.annealing(progress), 1.0)
     keys = random.split(random.fold_in(state.rng_key, step), len(config.losses))
 
@@ -165,7 +170,7 @@ def _optimize(state: TrainState, step: Array, problem: Problem, config: TrainCon
 
 
 def _iterate(state: TrainState, problem: Problem, config: TrainConfig) -> TrainState:
-    """One iteration: a block of optimiser steps, and an evaluation every `evaluate_every` iterations and at the end."""
+    """One iteration: a block of optimiser steps, and an evaluation twenty times a run and at the end."""
     first = state.iteration * config.steps_per_iteration
 
     def body(i: Array, state: TrainState) -> TrainState:
@@ -173,9 +178,9 @@ def _iterate(state: TrainState, problem: Problem, config: TrainConfig) -> TrainS
 
     state = lax.fori_loop(0, config.steps_per_iteration, body, state)
     state = state._replace(iteration=state.iteration + 1)
-    progress = state.iteration / config.num_iterations
-    counts = ~problem.base.annealed | (schedule.annealing(progress) == 1.0)
-    due = (state.iteration % config.evaluate_every == 0) | (state.iteration == config.num_iterations)
+    counts = ~problem.base.annealed | (schedule.annealing(state.iteration / state.num_iterations) == 1.0)
+    every = jnp.maximum(1, state.num_iterations // _NUM_EVALUATIONS)
+    due = (state.iteration % every == 0) | (state.iteration == state.num_iterations)
     return lax.fori_loop(0, jnp.where(due, 1, 0), lambda _, s: _evaluate(s, problem, config, counts), state)
 
 
@@ -184,7 +189,7 @@ def advance(state: TrainState, problem: Problem, config: TrainConfig, num_iterat
 
     A loop with a run-time bound instead of a branch: under `vmap` a branch would run both of its sides.
     """
-    remaining = jnp.minimum(num_iterations, config.num_iterations - state.iteration)
+    remaining = jnp.minimum(num_iterations, state.num_iterations - state.iteration)
 
     def cond(carry: tuple[Array, TrainState]) -> Array:
         i, state = carry

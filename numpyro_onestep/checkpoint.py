@@ -1,0 +1,106 @@
+"""A trained sampler in one file (msgpack of arrays and plain values; no code, no pickle)."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.serialization import msgpack_restore, msgpack_serialize
+from jax import random
+
+from numpyro_onestep.base import Base
+from numpyro_onestep.evidence import Evidence, trained_flows
+from numpyro_onestep.kernel import OneStep
+from numpyro_onestep.mixture_vi import Mixture
+from numpyro_onestep.network import StepNetwork
+
+__all__ = ["load", "save"]
+
+_FORMAT = 1
+_TUPLE = "__tuple__"
+
+
+def save(sampler: Any, path: str | Path) -> None:
+    """Write flow, base, model arguments, draws and evidence.
+
+    Raises:
+        ValueError: if nothing was trained.
+        TypeError: if a model argument or parameter is not made of arrays, numbers, strings, None, lists, tuples, dicts.
+    """
+    state = trained_flows(sampler.last_state)[0]
+    setup = sampler.sampler.setup
+    content = {
+        "format": _FORMAT,
+        "num_steps": sampler.sampler.num_steps,
+        "counts": {k: getattr(sampler, k) for k in ("num_warmup", "num_samples", "num_chains", "thinning")},
+        "network": _encode(state.train.best.arrays(), "network"),  # type: ignore[union-attr]
+        "base": _encode({**state.base._asdict(), "mixture": state.base.mixture._asdict()}, "base"),  # type: ignore[union-attr]
+        "args": _encode(sampler._args, "args"),
+        "kwargs": _encode(sampler._kwargs, "kwargs"),
+        "init_params": _encode(setup.unravel(setup.center), "init_params"),
+        "states": _encode(sampler._states, "draws"),
+        "evidence": _encode(sampler.evidence._asdict(), "evidence"),
+    }
+    Path(path).write_bytes(msgpack_serialize(content))
+
+
+def load(cls: Any, path: str | Path, kernel: OneStep) -> Any:
+    """Read a file written by `save` into a new sampler around `kernel`, the same model again.
+
+    Raises:
+        ValueError: if the file is not of this format, or the model's dimension or step budget is not the saved one.
+    """
+    try:
+        content = msgpack_restore(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a numpyro-onestep checkpoint.") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"{path} is not a numpyro-onestep checkpoint of format {_FORMAT}.")
+    if content["num_steps"] != kernel.num_steps:
+        raise ValueError(f"{path} was trained with num_steps={content['num_steps']}, not {kernel.num_steps}.")
+    sampler = cls(kernel, **content["counts"])
+    sampler._args, sampler._kwargs = _decode(content["args"]), _decode(content["kwargs"])
+    base = jax.tree.map(jnp.asarray, _decode(content["base"]))
+    base = Base(**{**base, "mixture": Mixture(**base["mixture"])})
+    key = random.key(0)
+    init_params = jax.tree.map(jnp.asarray, _decode(content["init_params"]))
+    kernel.prepare(key, init_params, sampler._args, sampler._kwargs)
+    if kernel.setup.center.shape != base.shift.shape:
+        raise ValueError(
+            f"{path} holds a flow in {base.shift.shape[0]} dimensions, but the model has "
+            f"{kernel.setup.center.shape[0]}: was it saved from another model or other data?"
+        )
+    trained = kernel.init_training(key, base, sampler.num_warmup, sampler._args, sampler._kwargs)
+    best = StepNetwork.from_arrays(_decode(content["network"]))
+    done = trained._replace(best=best, iteration=trained.num_iterations, done=jnp.array(True))
+    sampler._last_state = sampler._warmup_state = kernel.resumed_state(random.split(key, sampler.num_chains), base, done)
+    sampler._states = _decode(content["states"])
+    sampler._evidence = Evidence(**_decode(content["evidence"]))
+    return sampler
+
+
+def _encode(tree: Any, what: str) -> Any:
+    """A copy that msgpack can hold: tuples are tagged, arrays become NumPy arrays."""
+    if isinstance(tree, dict):
+        if not all(isinstance(k, str) and k != _TUPLE for k in tree):
+            raise TypeError(f"save() cannot store {what}: its keys must be strings, not {list(tree)}.")
+        return {k: _encode(v, f"{what}['{k}']") for k, v in tree.items()}
+    if type(tree) is tuple:
+        return {_TUPLE: [_encode(v, f"{what}[{i}]") for i, v in enumerate(tree)]}
+    if type(tree) is list:
+        return [_encode(v, f"{what}[{i}]") for i, v in enumerate(tree)]
+    if isinstance(tree, jax.Array | np.ndarray | np.generic):
+        return np.asarray(tree)
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    raise TypeError(
+        f"save() cannot store {what}, a {type(tree).__name__}: use arrays, numbers, strings, None, lists, tuples, dicts."
+    )
+
+
+def _decode(tree: Any) -> Any:
+    """The inverse of `_encode`."""
+    if isinstance(tree, dict):
+        return tuple(_decode(v) for v in tree[_TUPLE]) if _TUPLE in tree else {k: _decode(v) for k, v in tree.items()}
+    return [_decode(v) for v in tree] if isinstance(tree, list) else tree

@@ -1,0 +1,54 @@
+"""A sampler's results as ArviZ data, for ArviZ 0.23 and 1.x."""
+
+from typing import Any
+
+import numpy as np
+from jax import random
+
+from numpyro_onestep.evidence import propose, trained_flows
+from numpyro_onestep.sampler import OneStepSampler
+
+__all__ = ["to_inference_data"]
+
+_NUM_PROPOSALS = 1024
+
+
+def to_inference_data(sampler: OneStepSampler) -> Any:
+    """Convert: `az.from_numpyro(sampler)` with the evidence in `posterior.attrs` and a group `proposals`.
+
+    The attributes are floats and strings (`log_z`, `log_z_std_error`, …, `warnings` joined by newlines), so that
+    netCDF can store them. The group `proposals` holds the log weights of 1024 fresh proposals.
+    """
+    import arviz as az
+    import xarray as xr
+
+    data = az.from_numpyro(sampler)
+    state = trained_flows(sampler.last_state)[0]
+    key = random.fold_in(state.train.rng_key, 2)  # type: ignore[union-attr]
+    problem = sampler.sampler.problem(state.base, sampler._args, sampler._kwargs)  # type: ignore[arg-type]
+    fresh = propose(state.train.best, problem, key, _NUM_PROPOSALS, sampler.sampler.num_steps)  # type: ignore[union-attr]
+    proposals = xr.Dataset({"log_weight": ("proposal", np.asarray(fresh.log_weights))})
+    if hasattr(data, "add_groups"):
+        data.add_groups({"proposals": proposals}, warn_on_custom_groups=False)
+        data.posterior.attrs.update(_attributes(sampler))
+    else:
+        data["proposals"] = xr.DataTree(dataset=proposals)
+        data["posterior"].attrs.update(_attributes(sampler))
+    return data
+
+
+def _attributes(sampler: OneStepSampler) -> dict[str, float | str]:
+    e = sampler.evidence
+    return {
+        "log_z": e.log_z,
+        "log_z_std_error": e.std_error,
+        "elbo": e.elbo,
+        "eubo": e.eubo,
+        "proposal_ess": e.ess,
+        "pareto_k": e.pareto_k,
+        "fold_fraction": e.fold_fraction,
+        "num_proposals": float(e.num_proposals),
+        "num_replicates": float(e.num_replicates),
+        "evidence_reliable": str(e.reliable),
+        "evidence_warnings": "\n".join(e.warnings),
+    }

@@ -1,0 +1,390 @@
+"""`OneStep`: the kernel for NumPyro's own `MCMC`. Warmup trains the flow; each later iteration is one exact move."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+from jax.flatten_util import ravel_pytree
+from numpyro.infer import init_to_uniform
+from numpyro.infer.mcmc import MCMCKernel
+from numpyro.util import identity, is_prng_key
+
+from numpyro_onestep import base as base_
+from numpyro_onestep import metropolis, train
+from numpyro_onestep.base import Base
+from numpyro_onestep.base_search import searcher
+from numpyro_onestep.losses import Consistency, Loss, PathGradient, Problem
+from numpyro_onestep.target import ModelSetup, safe_log_density, setup_model, setup_potential
+from numpyro_onestep.train import TrainConfig, TrainState
+from numpyro_onestep.weights import resample
+
+__all__ = ["OneStep", "OneStepState"]
+
+_CORRECTIONS = ("metropolis", "resample", "none")
+_SMALL_DIM = 16  # up to here one more block and more, cheaper steps are worth it
+_NUM_RESAMPLED = 32  # proposals of one `correction="resample"` iteration
+
+
+class OneStepState(NamedTuple):
+    """The state of `OneStep`. Names are those of NumPyro's `HMCState` where the meaning is the same.
+
+    With vectorized chains the fields down to `rng_key` have a leading axis of chains; the flow is shared.
+
+    Attributes:
+        i: iteration, counting warmup.
+        z: unconstrained values.
+        potential_energy: −log γ(z).
+        log_weight: deterministic-flow log weight of z.
+        accept_prob: acceptance probability of the last proposal.
+        mean_accept_prob: its mean since the end of warmup.
+        num_steps: network evaluations per draw.
+        diverging: whether the last proposal had no finite weight.
+        rng_key: key of the chain.
+        base: the base distribution.
+        train: the flow and its training state; None if it was never trained.
+    """
+
+    i: Array
+    z: Any
+    potential_energy: Array
+    log_weight: Array
+    accept_prob: Array
+    mean_accept_prob: Array
+    num_steps: Array
+    diverging: Array
+    rng_key: Array
+    base: Base | None
+    train: TrainState | None
+
+
+class OneStep(MCMCKernel):
+    """Draws from one evaluation of a trained network each, corrected to be exact, with a log-evidence estimate.
+
+    The step-conditioned deterministic flow of "One-Step Diffusion Samplers via Self-Distillation and Deterministic
+    Flow" (arXiv 2512.05251), made of maps that are injective everywhere and have exact log-determinants. During the
+    `num_warmup` iterations the base is found and the flow is trained; each later iteration proposes a fresh,
+    independent draw and accepts it by its importance weight (independence Metropolis-Hastings).
+
+    Use it in `numpyro.infer.MCMC` as any kernel, or in `OneStepSampler`, which draws in batches and estimates the
+    evidence as well. With `chain_method="vectorized"` all chains share one trained flow; with the other methods each
+    chain trains its own.
+
+    Args:
+        model: NumPyro model. Exactly one of `model` and `potential_fn` must be given.
+        potential_fn: potential energy −log γ of the (unconstrained) parameters; then `init_params` must be given to
+            `run`. The evidence is that of γ as it stands, constants included.
+        num_steps: network evaluations per draw, a power of two; the flow is trained for this budget.
+        correction: "metropolis" (default, exact), "resample" (each draw chosen from 32 proposals by weight) or "none"
+            (the flow's own draws, biased as far as the flow is).
+        init_strategy: NumPyro initialisation strategy of the first starting point.
+        init_scale: spread, in unconstrained space, of the 512 starting points around the first one.
+        width: ridge directions of each block of the network.
+        num_blocks: blocks of one step; by default 3 up to 16 dimensions and 2 above.
+        batch_size: base draws per optimiser step.
+        steps_per_iteration: optimiser steps of one warmup iteration; by default 10 up to 16 dimensions and 4 above.
+        learning_rate: peak learning rate; by default .03 up to 16 dimensions and .06/√D above.
+        state_consistency: weight of the self-distillation loss over the budgets 1, …, `num_steps`·2.
+        volume_consistency: weight of the same for the log-determinants.
+        forward_mode_differentiation: use forward mode, for models with `while_loop`.
+
+    Raises:
+        ValueError: if both or none of `model` and `potential_fn` are given, or an option is out of range.
+
+    Example:
+        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> from numpyro.infer import MCMC
+        >>> from numpyro_onestep import OneStep
+        >>> def model():
+        ...     numpyro.sample("x", dist.Gamma(3.0, 2.0))
+        >>> mcmc = MCMC(OneStep(model), num_warmup=100, num_samples=100, progress_bar=False)
+        >>> mcmc.run(jax.random.key(0))
+        >>> mcmc.get_samples()["x"].shape
+        (100,)
+    """
+
+    def __init__(
+        self,
+        model: Callable | None = None,
+        potential_fn: Callable | None = None,
+        *,
+        num_steps: int = 1,
+        correction: str = "metropolis",
+        init_strategy: Callable = init_to_uniform,
+        init_scale: float = 3.0,
+        width: int = 128,
+        num_blocks: int | None = None,
+        batch_size: int = 128,
+        steps_per_iteration: int | None = None,
+        learning_rate: float | None = None,
+        state_consistency: float = 0.0,
+        volume_consistency: float = 0.0,
+        forward_mode_differentiation: bool = False,
+    ):
+        if (model is None) == (potential_fn is None):
+            raise ValueError("Exactly one of `model` and `potential_fn` must be given to OneStep.")
+        if correction not in _CORRECTIONS:
+            raise ValueError(f"`correction` must be one of {_CORRECTIONS}, not {correction!r}.")
+        check_num_steps(num_steps)
+        if not init_scale > 0:
+            raise ValueError(f"`init_scale` must be positive, not {init_scale}.")
+        self._model = model
+        self._potential_fn = potential_fn
+        self.num_steps = num_steps
+        self.correction = correction
+        self._init_strategy = init_strategy
+        self._init_scale = init_scale
+        self._width = width
+        self._num_blocks = num_blocks
+        self._batch_size = batch_size
+        self._steps_per_iteration = steps_per_iteration
+        self._learning_rate = learning_rate
+        self._consistency = (state_consistency, volume_consistency)
+        self._forward_mode = forward_mode_differentiation
+        self._setup: ModelSetup | None = None
+        self._search: tuple[Any, Callable] | None = None
+        self._sample_fn: Callable | None = None  # NumPyro calls `init` again on every run while this is None
+
+    @property
+    def model(self) -> Callable | None:
+        """The model, or None for a potential function."""
+        return self._model
+
+    @property
+    def sample_field(self) -> str:
+        """The field of the state that holds the draws."""
+        return "z"
+
+    @property
+    def default_fields(self) -> tuple[str, ...]:
+        """The fields collected without asking."""
+        return ("z", "diverging")
+
+    @property
+    def setup(self) -> ModelSetup:
+        """What was learnt from the model at `init`.
+
+        Raises:
+            RuntimeError: before the first run.
+        """
+        if self._setup is None:
+            raise RuntimeError("This OneStep kernel has not been run yet: call `run` first.")
+        return self._setup
+
+    def get_diagnostics_str(self, state: OneStepState) -> str:
+        """Progress bar text: the training's DF-ELBO, ESS and folds, then the mean acceptance probability."""
+        if state.train is None:
+            return ""
+        t = state.train
+        return (
+            f"elbo={float(t.elbo):.3f} ess={100 * float(t.ess_fraction):.0f}% folds={float(t.fold_fraction):.3f} "
+            f"acc. prob={float(state.mean_accept_prob):.2f}"
+        )
+
+    def postprocess_fn(self, args: tuple, kwargs: dict[str, Any]) -> Callable[[Any], Any]:
+        """Map from unconstrained values to constrained ones and deterministic sites."""
+        gen = None if self._setup is None else self._setup.postprocess_gen
+        return identity if gen is None else gen(*args, **kwargs)
+
+    def train_config(self, dim: int) -> TrainConfig:
+        """The training plan in `dim` dimensions."""
+        losses: tuple[Loss, ...] = (PathGradient(self.num_steps, self._batch_size),)
+        state_weight, volume_weight = self._consistency
+        if state_weight or volume_weight:
+            levels = self.num_steps.bit_length()
+            losses += (*(PathGradient(2**k, self._batch_size) for k in range(levels + 1) if 2**k != self.num_steps),)
+            losses += (Consistency(state_weight, volume_weight, levels),)
+        return TrainConfig(
+            losses=losses,
+            num_steps=self.num_steps,
+            steps_per_iteration=self._steps_per_iteration or (10 if dim <= _SMALL_DIM else 4),
+            learning_rate=self._learning_rate or (0.03 if dim <= _SMALL_DIM else 0.06 / dim**0.5),
+        )
+
+    def log_density(self, args: tuple, kwargs: dict[str, Any]) -> Callable[[Array], Array]:
+        """log γ on the flat unconstrained vector, for one point."""
+        setup = self.setup
+        potential_fn = setup.potential_fn_gen(*args, **kwargs)
+        return lambda x: -potential_fn(setup.unravel(x))
+
+    def problem(self, base: Base, args: tuple, kwargs: dict[str, Any]) -> Problem:
+        """Base and whitened target for the given model arguments."""
+        target = safe_log_density(self.log_density(args, kwargs), self._forward_mode)
+        return Problem(base, base_.whiten_target(base, target))
+
+    def prepare(self, rng_key: Array, init_params: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Look at the model or the potential function once, before anything is traced."""
+        if self._model is None:
+            self._setup = setup_potential(self._potential_fn, init_params)  # type: ignore[arg-type]
+        else:
+            self._setup = setup_model(
+                rng_key,
+                self._model,
+                args,
+                kwargs,
+                init_strategy=self._init_strategy,
+                init_params=init_params,
+                forward_mode=self._forward_mode,
+            )
+
+    def find_base(self, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Base:
+        """Find the base; the compiled search is kept while the model arguments are the same objects."""
+        setup = self.setup
+        token = (args, tuple(sorted(kwargs.items())))
+        if self._search is None or not _same(self._search[0], token):
+            target = safe_log_density(self.log_density(args, kwargs), self._forward_mode)
+            self._search = (token, searcher(target, self._init_scale))
+        return self._search[1](rng_key, setup.center)
+
+    def init(
+        self,
+        rng_key: Array,
+        num_warmup: int,
+        init_params: Any = None,
+        model_args: tuple = (),
+        model_kwargs: dict[str, Any] | None = None,
+    ) -> OneStepState:
+        """Find the base and set up the flow; the state's chains start at the base's centre.
+
+        Args:
+            rng_key: one key, or a batch of keys for vectorized chains.
+            num_warmup: training iterations; with 0 the state is untrained and `sample` refuses it.
+            init_params: unconstrained values of the first starting point (with a leading axis of chains if vectorized).
+            model_args: arguments of the model.
+            model_kwargs: keyword arguments of the model.
+        """
+        kwargs = {} if model_kwargs is None else model_kwargs
+        single = is_prng_key(rng_key)
+        key_setup, key_base, key_train = random.split(rng_key if single else rng_key[0], 3)
+        if not single and init_params is not None:
+            init_params = jax.tree.map(lambda leaf: leaf[0], init_params)
+        self.prepare(key_setup, init_params, model_args, kwargs)
+        self._sample_fn = self.sample
+        trained, base = None, None
+        if num_warmup > 0:
+            base = self.find_base(key_base, model_args, kwargs)
+            trained = self.init_training(key_train, base, num_warmup, model_args, kwargs)
+        return self._first_state(rng_key, base, trained)
+
+    def init_training(
+        self, rng_key: Array, base: Base, num_warmup: int, args: tuple, kwargs: dict[str, Any]
+    ) -> TrainState:
+        """The untrained flow on `base`."""
+        dim = base.shift.shape[0]
+        config, problem = self.train_config(dim), self.problem(base, args, kwargs)
+        num_blocks = self._num_blocks or (3 if dim <= _SMALL_DIM else 2)
+        return train.init(rng_key, problem, config, num_warmup, num_blocks, self._width)
+
+    def resumed_state(self, rng_key: Array, base: Base, trained: TrainState) -> OneStepState:
+        """A state at the end of warmup with a flow trained elsewhere."""
+        state = self._first_state(rng_key, base, trained)
+        return state._replace(i=state.i + trained.num_iterations)
+
+    def _first_state(self, rng_key: Array, base: Base | None, trained: TrainState | None) -> OneStepState:
+        chains = () if is_prng_key(rng_key) else (len(rng_key),)
+        point = self.setup.center if base is None else base.shift
+        z = self.setup.unravel(point)
+        zero = jnp.zeros(chains, point.dtype)
+        return OneStepState(
+            i=jnp.zeros(chains, int),
+            z=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, chains + leaf.shape), z),
+            potential_energy=zero,
+            log_weight=zero - jnp.inf,
+            accept_prob=zero,
+            mean_accept_prob=zero,
+            num_steps=jnp.full(chains, self.num_steps),
+            diverging=jnp.zeros(chains, bool),
+            rng_key=rng_key,
+            base=base,
+            train=trained,
+        )
+
+    def sample(self, state: OneStepState, model_args: tuple, model_kwargs: dict[str, Any]) -> OneStepState:
+        """One iteration: training while `i < num_warmup`, an independence-Metropolis move always.
+
+        Everything learnt is read from `state`. During training every proposal is taken, since the weights of earlier
+        draws belong to an earlier flow.
+
+        Raises:
+            ValueError: if the state was never trained (`num_warmup=0` without a trained `post_warmup_state`).
+        """
+        if state.train is None or state.base is None:
+            raise ValueError(
+                "OneStep has no trained flow: `num_warmup=0` leaves it untrained. Use num_warmup ≥ 1 (1000 gives the "
+                "full quality), or set `mcmc.post_warmup_state` to the `last_state` of an earlier run."
+            )
+        problem = self.problem(state.base, model_args, model_kwargs)
+        trained = train.advance(state.train, problem, self.train_config(state.base.shift.shape[0]), 1)
+        num_warmup = trained.num_iterations
+        in_warmup = jnp.ravel(state.i)[0] <= num_warmup
+        move = partial(self._move, trained, problem, in_warmup)
+        chains = (state.rng_key, state.z, state.potential_energy, state.log_weight)
+        rng_key, z, energy, log_weight, accept_prob, diverging = (
+            move(*chains) if jnp.ndim(state.i) == 0 else jax.vmap(move)(*chains)
+        )
+        n = jnp.maximum(1, state.i + 1 - num_warmup)
+        mean = state.mean_accept_prob + (accept_prob - state.mean_accept_prob) / n
+        return state._replace(
+            i=state.i + 1,
+            z=z,
+            potential_energy=energy,
+            log_weight=log_weight,
+            accept_prob=accept_prob,
+            mean_accept_prob=jnp.where(in_warmup, accept_prob, mean),
+            diverging=diverging,
+            rng_key=rng_key,
+            train=trained,
+        )
+
+    def _move(
+        self,
+        trained: TrainState,
+        problem: Problem,
+        always: Array,
+        rng_key: Array,
+        z: Any,
+        energy: Array,
+        log_weight: Array,
+    ) -> tuple[Array, Any, Array, Array, Array, Array]:
+        """A fresh proposal and its acceptance, for one chain."""
+        rng_key, key_draw, key_pick, key_accept = random.split(rng_key, 4)
+        num = _NUM_RESAMPLED if self.correction == "resample" else 1
+        x0 = base_.sample(problem.base, key_draw, num)
+        ys, log_ws = train.log_weights(trained.best, problem, x0, self.num_steps)
+        pick = resample(key_pick, log_ws, 1)[0]
+        u, proposed = ys[pick], log_ws[pick]
+        new = base_.unwhiten(problem.base, u)
+        log_det = jnp.sum(jnp.log(jnp.diagonal(problem.base.scale_tril)))
+        new_energy = log_det - problem.target.value(u)
+        moved, accept_prob = metropolis.accept(key_accept, log_weight, proposed)
+        finite = proposed > -jnp.inf
+        moved = (moved | always | (self.correction != "metropolis")) & finite
+        accept_prob = jnp.where(always | (self.correction != "metropolis"), finite.astype(new.dtype), accept_prob)
+        flat = jnp.where(moved, new, ravel_pytree(z)[0].astype(new.dtype))
+        return (
+            rng_key,
+            self.setup.unravel(flat),
+            jnp.where(moved, new_energy, energy),
+            jnp.where(moved, proposed, log_weight),
+            accept_prob,
+            ~finite,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without compiled functions."""
+        return {**self.__dict__, "_search": None, "_sample_fn": None}
+
+
+def check_num_steps(num_steps: int) -> None:
+    """Raise ValueError unless `num_steps` is a power of two."""
+    if not isinstance(num_steps, int) or num_steps < 1 or num_steps & (num_steps - 1):
+        raise ValueError(f"`num_steps` must be a power of two (1, 2, 4, 8, …), not {num_steps!r}.")
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two pytrees hold the very same leaves."""
+    leaves_a, tree_a = jax.tree.flatten(a)
+    leaves_b, tree_b = jax.tree.flatten(b)
+    return tree_a == tree_b and all(x is y for x, y in zip(leaves_a, leaves_b, strict=True))

@@ -1,0 +1,296 @@
+"""`OneStepSampler`: a `numpyro.infer.MCMC` that trains once and draws in batches, without limit."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+from numpyro.infer import MCMC
+from numpyro.util import is_prng_key
+from tqdm.auto import tqdm
+
+from numpyro_onestep import evidence as evidence_
+from numpyro_onestep import metropolis, train
+from numpyro_onestep.evidence import Evidence, Proposals, propose
+from numpyro_onestep.kernel import OneStep, OneStepState, check_num_steps
+from numpyro_onestep.losses import Problem
+from numpyro_onestep.train import TrainState
+from numpyro_onestep.weights import resample
+
+__all__ = ["Draws", "OneStepSampler"]
+
+_NUM_BLOCKS = 20  # progress updates of one training; the host reads the state only between them
+
+
+class Draws(NamedTuple):
+    """Fresh draws: constrained samples with a leading axis of draws, and their log weights (nats, unnormalised)."""
+
+    samples: Any
+    log_weights: Array
+
+
+class OneStepSampler(MCMC):
+    """NumPyro's `MCMC` for a `OneStep` kernel, batched: same constructor, same accessors, plus evidence and `draw`.
+
+    One flow is trained for all chains. The draws of a run are independent proposals, put through one
+    independence-Metropolis chain each (or resampled, or left as they are: see `OneStep(correction=...)`).
+
+    Args:
+        sampler: the kernel.
+        num_warmup: training iterations; 1000 gives the full quality.
+        num_samples: draws per chain.
+        num_chains: chains.
+        thinning: keep every `thinning`-th draw.
+        progress_bar: show training progress: DF-ELBO, ESS and folds.
+        **kwargs: further arguments of `numpyro.infer.MCMC`.
+
+    Raises:
+        TypeError: if `sampler` is not a `OneStep` kernel.
+
+    Example:
+        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> from numpyro_onestep import OneStep, OneStepSampler
+        >>> def model():
+        ...     numpyro.sample("x", dist.Gamma(3.0, 2.0))
+        >>> sampler = OneStepSampler(OneStep(model), num_warmup=100, num_samples=50, num_chains=2, progress_bar=False)
+        >>> sampler.run(jax.random.key(0))
+        >>> sampler.draw(jax.random.key(1), 7).samples["x"].shape
+        (7,)
+    """
+
+    def __init__(
+        self,
+        sampler: OneStep,
+        *,
+        num_warmup: int = 1000,
+        num_samples: int = 1000,
+        num_chains: int = 4,
+        thinning: int = 1,
+        progress_bar: bool = True,
+        **kwargs: Any,
+    ):
+        if not isinstance(sampler, OneStep):
+            raise TypeError(f"OneStepSampler needs a OneStep kernel, not {type(sampler).__name__}.")
+        super().__init__(
+            sampler,
+            num_warmup=num_warmup,
+            num_samples=num_samples,
+            num_chains=num_chains,
+            thinning=thinning,
+            progress_bar=progress_bar,
+            **{"chain_method": "vectorized", **kwargs},
+        )
+        self._args: tuple = ()
+        self._kwargs: dict[str, Any] = {}
+        self._evidence: Evidence | None = None
+        self._evidence_key: Array | None = None
+
+    def run(  # type: ignore[override]
+        self, rng_key: Array, *args: Any, extra_fields: tuple[str, ...] = (), init_params: Any = None, **kwargs: Any
+    ) -> None:
+        """Train (unless `post_warmup_state` is set) and draw.
+
+        Args:
+            rng_key: one key, or one for each chain.
+            *args: arguments of the model.
+            extra_fields: further fields of `OneStepState` to collect: "potential_energy", "log_weight",
+                "accept_prob", "num_steps".
+            init_params: unconstrained values of the first starting point (with a leading axis of chains if
+                num_chains > 1); needed with a potential function.
+            **kwargs: keyword arguments of the model.
+
+        Raises:
+            ValueError: if `num_warmup` is 0 and nothing was trained, or `init_params` has the wrong leading axis.
+            AttributeError: if an extra field does not exist.
+        """
+        key_train, key_draw = self._split_key(rng_key)
+        self._begin(args, kwargs, init_params, extra_fields)
+        state = self._warmup_state
+        if state is None:
+            state = self._train(key_train, init_params)
+        elif self.sampler._setup is None:
+            self.sampler.prepare(key_train, self._one(init_params), args, kwargs)
+        self._draw_chains(key_draw, state, extra_fields)
+
+    def warmup(  # type: ignore[override]
+        self,
+        rng_key: Array,
+        *args: Any,
+        extra_fields: tuple[str, ...] = (),
+        collect_warmup: bool = False,
+        init_params: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Train only; `run` then draws from the trained flow without training again.
+
+        Raises:
+            ValueError: if `collect_warmup` is True: there are no chains during batched training.
+        """
+        if collect_warmup:
+            raise ValueError("OneStepSampler has no warmup draws to collect; use MCMC(OneStep(model)) for them.")
+        key_train, _ = self._split_key(rng_key)
+        self._begin(args, kwargs, init_params, extra_fields)
+        self._warmup_state = self._last_state = self._train(key_train, init_params)
+
+    @property
+    def evidence(self) -> Evidence:
+        """The log evidence from 4096 fresh proposals, computed at the first access."""
+        if self._evidence is None:
+            state = self._trained_state()
+            key = self._evidence_key if self._evidence_key is not None else random.fold_in(state.train.rng_key, 1)
+            self._evidence = evidence_.evidence(self, key)
+        return self._evidence
+
+    def draw(self, rng_key: Array, num_draws: int, num_steps: int | None = None) -> Draws:
+        """Fresh, independent draws of the flow with their log weights: any number, any step budget.
+
+        Args:
+            rng_key: random key.
+            num_draws: number of draws.
+            num_steps: network evaluations per draw, a power of two; by default the kernel's. The weights are exact
+                for every budget, but only the kernel's own was trained.
+
+        Raises:
+            ValueError: if nothing was trained, or a count is out of range.
+        """
+        if num_draws < 1:
+            raise ValueError(f"`num_draws` must be at least 1, not {num_draws}.")
+        num_steps = self.sampler.num_steps if num_steps is None else num_steps
+        check_num_steps(num_steps)
+        state = self._trained_state()
+        proposals = propose(state.train.best, self._problem(state), rng_key, num_draws, num_steps)
+        return Draws(self._constrain(proposals.points), proposals.log_weights)
+
+    def to_inference_data(self) -> Any:
+        """ArviZ `InferenceData` (0.23) or `DataTree` (1.x): posterior, sample stats, evidence and proposals."""
+        from numpyro_onestep.inference_data import to_inference_data
+
+        return to_inference_data(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the trained flow, the model arguments and the draws to one file; see `numpyro_onestep.checkpoint`."""
+        from numpyro_onestep.checkpoint import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, sampler: OneStep) -> "OneStepSampler":
+        """Read what `save` wrote; `sampler` is the same `OneStep(model)` again, since code is not stored."""
+        from numpyro_onestep.checkpoint import load
+
+        return load(cls, path, sampler)
+
+    def _split_key(self, rng_key: Array) -> tuple[Array, Array]:
+        single = rng_key if is_prng_key(rng_key) else rng_key[0]
+        key_train, key_draw, self._evidence_key = random.split(single, 3)
+        return key_train, key_draw
+
+    def _begin(self, args: tuple, kwargs: dict, init_params: Any, extra_fields: tuple[str, ...]) -> None:
+        for name in extra_fields:
+            if name.split(".")[0] not in OneStepState._fields:
+                raise AttributeError(f"OneStepState has no field '{name}'; it has {', '.join(OneStepState._fields)}.")
+            if name.split(".")[0] in ("base", "train", "rng_key"):
+                raise ValueError(f"Extra field '{name}' is not one value per draw; read it from `last_state`.")
+        if init_params is not None and self.num_chains > 1:
+            leading = jnp.shape(jax.tree.leaves(init_params)[0])[:1]
+            if leading != (self.num_chains,):
+                raise ValueError("`init_params` must have the same leading dimension as `num_chains`.")
+        self._args, self._kwargs = args, kwargs
+        self._evidence = None
+
+    def _one(self, init_params: Any) -> Any:
+        if init_params is None or self.num_chains == 1:
+            return init_params
+        return jax.tree.map(lambda leaf: leaf[0], init_params)
+
+    def _train(self, rng_key: Array, init_params: Any) -> OneStepState:
+        """Find the base and train, in jitted blocks of iterations; the host only looks between blocks."""
+        if self.num_warmup == 0:
+            raise ValueError(
+                "num_warmup=0 leaves the flow untrained: use num_warmup ≥ 1 (1000 gives the full quality), or set "
+                "`post_warmup_state` to the `last_state` of an earlier run."
+            )
+        state = self.sampler.init(rng_key, self.num_warmup, self._one(init_params), self._args, self._kwargs)
+        problem, config = self._problem(state), self.sampler.train_config(state.base.shift.shape[0])
+        block = -(-self.num_warmup // _NUM_BLOCKS)
+        advance = jax.jit(lambda trained: train.advance(trained, problem, config, block))
+        trained: TrainState = state.train
+        with tqdm(total=self.num_warmup, desc="training", disable=not self.progress_bar) as bar:
+            while not bool(trained.done) and int(trained.iteration) < self.num_warmup:
+                trained = advance(trained)
+                bar.set_postfix_str(
+                    f"elbo={float(trained.elbo):.3f} ess={100 * float(trained.ess_fraction):.0f}% "
+                    f"folds={float(trained.fold_fraction):.3f}",
+                    refresh=False,
+                )
+                bar.update(int(trained.iteration) - bar.n)
+        return state._replace(train=trained)
+
+    def _problem(self, state: OneStepState) -> Problem:
+        return self.sampler.problem(state.base, self._args, self._kwargs)  # type: ignore[arg-type]
+
+    def _trained_state(self) -> Any:
+        return evidence_.trained_flows(self._last_state)[0]
+
+    def _constrain(self, points: Array) -> Any:
+        """Flat unconstrained points, shape (N, D), to constrained samples with a leading axis of N."""
+        fn = self.postprocess_fn or self.sampler.postprocess_fn(self._args, self._kwargs)
+        unravel = self.sampler.setup.unravel
+        return jax.jit(jax.vmap(lambda point: fn(unravel(point))))(points)
+
+    def _draw_chains(self, rng_key: Array, state: OneStepState, extra_fields: tuple[str, ...]) -> None:
+        """Fill the chains with corrected draws and leave a state from which `run` can go on."""
+        state = evidence_.trained_flows(state)[0]
+        shape = (self.num_chains, self.num_samples)
+        key_propose, key_correct, key_state = random.split(rng_key, 3)
+        total = shape[0] * shape[1]
+        problem = self._problem(state)
+        num_steps = self.sampler.num_steps
+        many = 2 * total if self.sampler.correction == "resample" else total
+        proposals = propose(state.train.best, problem, key_propose, many, num_steps)  # type: ignore[union-attr]
+        held, accept_prob = _correct(self.sampler.correction, key_correct, proposals, shape)
+        log_det = jnp.sum(jnp.log(jnp.diagonal(problem.base.scale_tril)))
+        energy = jax.jit(jax.vmap(lambda x: log_det - problem.target.value(_whiten(problem, x))))(proposals.points)
+        fields = {
+            "potential_energy": energy[held],
+            "log_weight": proposals.log_weights[held],
+            "accept_prob": accept_prob,
+            "diverging": ~(proposals.log_weights[:total].reshape(shape) > -jnp.inf),
+            "num_steps": jnp.full(shape, num_steps),
+            "i": jnp.broadcast_to(self.num_warmup + 1 + jnp.arange(shape[1]), shape),
+            "mean_accept_prob": jnp.cumsum(accept_prob, axis=1) / (1 + jnp.arange(shape[1])),
+        }
+        keep = jnp.arange(self.thinning - 1, self.num_samples, self.thinning)
+        flat_samples = self._constrain(proposals.points[held[:, keep].ravel()])
+        samples = jax.tree.map(lambda leaf: leaf.reshape((shape[0], len(keep), *leaf.shape[1:])), flat_samples)
+        unconstrained = jax.vmap(self.sampler.setup.unravel)(proposals.points[held[:, -1]])
+        wanted = dict.fromkeys((*self._default_fields[1:], *extra_fields))
+        self._states = {self._sample_field: samples}
+        for name in wanted:
+            if name.startswith(f"{self._sample_field}."):
+                site = jax.vmap(self.sampler.setup.unravel)(proposals.points[held[:, keep].ravel()])
+                value = site[name.split(".", 1)[1]]
+                self._states[name] = value.reshape((shape[0], len(keep), *value.shape[1:]))
+            else:
+                self._states[name] = fields[name][:, keep]
+        self._states_flat = None
+        last = {name: value[:, -1] for name, value in fields.items()}
+        self._last_state = state._replace(z=unconstrained, rng_key=random.split(key_state, shape[0]), **last)
+
+
+def _whiten(problem: Problem, x: Array) -> Array:
+    return jax.scipy.linalg.solve_triangular(problem.base.scale_tril, x - problem.base.shift, lower=True)
+
+
+def _correct(correction: str, rng_key: Array, proposals: Proposals, shape: tuple[int, int]) -> tuple[Array, Array]:
+    """Indices of the proposals that each chain holds, and acceptance probabilities, both of shape (chains, draws)."""
+    log_weights = proposals.log_weights
+    ones = jnp.ones(shape, log_weights.dtype)
+    if correction == "resample":
+        return resample(rng_key, log_weights, shape[0] * shape[1]).reshape(shape), ones
+    indices = jnp.arange(shape[0] * shape[1]).reshape(shape)
+    if correction == "none":
+        return indices, ones
+    held, accept_prob = jax.jit(jax.vmap(metropolis.chain))(random.split(rng_key, shape[0]), log_weights.reshape(shape))
+    return jnp.take_along_axis(indices, held, axis=1), accept_prob
