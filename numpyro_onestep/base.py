@@ -7,33 +7,40 @@ import jax.numpy as jnp
 from jax import Array, random
 from jax.scipy.linalg import solve_triangular
 
-from numpyro_onestep import mixture_vi
+from numpyro_onestep import conditional_scale, mixture_vi
+from numpyro_onestep.conditional_scale import Whitening
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.target import LogDensity
 
-__all__ = ["Base", "log_prob", "sample", "score", "unwhiten", "whiten", "whiten_target"]
+__all__ = ["Base", "log_prob", "sample", "score", "unwhiten", "whiten", "whiten_target", "whitening_log_det"]
 
 
 class Base(NamedTuple):
-    """p0 in whitened coordinates u, and the affine map z = shift + scale_tril·u to the unconstrained space.
+    """p0 in whitened coordinates u, and the whitening map from u to the unconstrained space.
 
     Attributes:
         mixture: p0 on u; with one component it is exactly the standard normal.
-        shift: shape (D,).
-        scale_tril: lower triangular, shape (D, D).
+        whitening: z(u), affine or with conditional scales.
         annealed: whether p0 only spans the target's modes, so that training must anneal from p0 to the target.
     """
 
     mixture: Mixture
-    shift: Array
-    scale_tril: Array
+    whitening: Whitening
     annealed: Array
 
+    @property
+    def dim(self) -> int:
+        """The dimension D."""
+        return self.whitening.shift.shape[0]
 
-def sample(base: Base, rng_key: Array, num_draws: int, inflate: float = 1.0) -> Array:
-    """Exact draws of u, never clipped, shape (num_draws, D); `inflate` > 1 stretches the components, for checks."""
+
+def sample(base: Base, rng_key: Array, num_draws: int, inflate: float | Array = 1.0) -> Array:
+    """Exact draws of u, never clipped, shape (num_draws, D).
+
+    `inflate` stretches the components about their means: a number, or one for each draw, shape (num_draws, 1).
+    """
     if base.mixture.means.shape[0] == 1:
-        return inflate * random.normal(rng_key, (num_draws, base.shift.shape[0]), base.shift.dtype)
+        return inflate * random.normal(rng_key, (num_draws, base.dim), base.whitening.shift.dtype)
     return mixture_vi.sample(base.mixture, rng_key, num_draws, inflate)
 
 
@@ -50,23 +57,28 @@ def score(base: Base, u: Array) -> Array:
 
 
 def unwhiten(base: Base, u: Array) -> Array:
-    """z = shift + scale_tril·u of one point."""
-    return base.shift + base.scale_tril @ u
+    """z(u) of one point."""
+    return conditional_scale.apply(base.whitening, u)
+
+
+def whitening_log_det(base: Base, u: Array) -> Array:
+    """log|det ∂z/∂u| at one point."""
+    return conditional_scale.log_det(base.whitening, u)
 
 
 def whiten_target(base: Base, target: LogDensity) -> LogDensity:
-    """log γ as a density on u: log γ(z(u)) + log|det scale_tril|."""
-    log_det = jnp.sum(jnp.log(jnp.diagonal(base.scale_tril)))
+    """log γ as a density on u: log γ(z(u)) + log|det ∂z/∂u|."""
+
+    def value(u: Array) -> Array:
+        return target.value(unwhiten(base, u)) + whitening_log_det(base, u)
 
     def value_and_grad(u: Array) -> tuple[Array, Array]:
-        value, grad = target.value_and_grad(unwhiten(base, u))
-        return value + log_det, base.scale_tril.T @ grad
+        z, pull_back = jax.vjp(lambda u: unwhiten(base, u), u)
+        density, grad = target.value_and_grad(z)
+        log_det, log_det_grad = jax.value_and_grad(lambda u: whitening_log_det(base, u))(u)
+        return density + log_det, pull_back(grad)[0] + log_det_grad
 
-    return LogDensity(
-        value=lambda u: target.value(unwhiten(base, u)) + log_det,
-        value_and_grad=value_and_grad,
-        hessian=lambda u: base.scale_tril.T @ target.hessian(unwhiten(base, u)) @ base.scale_tril,
-    )
+    return LogDensity(value, value_and_grad, jax.jacfwd(lambda u: value_and_grad(u)[1]))
 
 
 def whiten(q: Mixture, annealed: bool | Array = False) -> Base:
@@ -78,4 +90,5 @@ def whiten(q: Mixture, annealed: bool | Array = False) -> Base:
     tril = q.scale_trils[0] if len(weights) == 1 else jnp.linalg.cholesky(cov + (centered.T * weights) @ centered)
     means = solve_triangular(tril, centered.T, lower=True).T
     trils = jax.vmap(lambda component: solve_triangular(tril, component, lower=True))(q.scale_trils)
-    return Base(Mixture(q.log_weights, means, trils), shift, tril, jnp.array(annealed))
+    whitening = Whitening(shift, tril, jnp.zeros_like(tril))
+    return Base(Mixture(q.log_weights, means, trils), whitening, jnp.array(annealed))

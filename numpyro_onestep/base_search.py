@@ -1,7 +1,7 @@
 """How the base is found: dispersed starts, their modes, and the Gaussian or mixture that fits best.
 
-Three outcomes: one Gaussian fitted by natural-gradient variational inference (one mode, or modes that are not where
-the mass is, as in hierarchical models); a mixture at 2–63 modes; or, with more modes than that, one broad Gaussian over
+Three outcomes: one Gaussian fitted by natural-gradient variational inference, with conditional scales where they help
+(one mode, or modes that are not where the mass is, as in hierarchical models); a mixture at 2–63 modes; or, with more modes than that, one broad Gaussian over
 all of them, from which training anneals.
 """
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from numpyro_onestep import mixture_vi, modes
+from numpyro_onestep import conditional_scale, mixture_vi, modes
 from numpyro_onestep.base import Base, whiten
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.modes import Modes
@@ -22,6 +22,7 @@ __all__ = ["searcher"]
 _NUM_STARTS = 512
 _MAX_MODES = 64
 _FEW_MODES = 8
+_MAX_CONDITIONAL_DIM = 256
 _NUM_CANDIDATES = 8  # half from the modes, half from the raw starts
 
 
@@ -38,9 +39,10 @@ def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], 
     polish = jax.jit(lambda starts: modes.polish(target, starts))
     fit_one = jax.jit(lambda key, found, starts: _fit_one(target, init_scale, key, found, starts))
     fit_many = jax.jit(lambda key, q: _refine(target, key, q))
+    fit_scales = jax.jit(lambda key, base: _fit_scales(target, key, base))
 
     def search(rng_key: Array, center: Array) -> Base:
-        key_ascend, key_one, key_many = random.split(rng_key, 3)
+        key_ascend, key_one, key_many, key_scales = random.split(rng_key, 4)
         starts, ends, picked, num_distinct = ascend(key_ascend, center)
         if isinstance(num_distinct, jax.core.Tracer):
             return _search_traced(fit_one, fit_many, key_one, key_many, polish(ends[picked[:_FEW_MODES]]), starts)
@@ -56,10 +58,12 @@ def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], 
         if num_modes == _MAX_MODES:
             return whiten(_broad(ends, found), annealed=True)
         single, single_elbo = fit_one(key_one, found, starts)
-        if num_modes < 2:
-            return whiten(single)
-        mixture, mixture_elbo = fit_many(key_many, _at_modes(found, jnp.flatnonzero(found.valid)))
-        return whiten(mixture if mixture_elbo > single_elbo else single)
+        if num_modes > 1:
+            mixture, mixture_elbo = fit_many(key_many, _at_modes(found, jnp.flatnonzero(found.valid)))
+            if mixture_elbo > single_elbo:
+                return whiten(mixture)
+        base = whiten(single)
+        return base if center.shape[0] > _MAX_CONDITIONAL_DIM else fit_scales(key_scales, base)
 
     return search
 
@@ -103,6 +107,15 @@ def _fit_one(
     fitted, elbos = jax.vmap(short_fit)(candidates)
     best = jnp.argmax(jnp.where(jnp.isnan(elbos), -jnp.inf, elbos))
     return _refine(target, key_refine, jax.tree.map(lambda leaf: leaf[best], fitted))
+
+
+def _fit_scales(target: LogDensity, rng_key: Array, base: Base) -> Base:
+    """Let the conditional scales vary where that raises the ELBO by more than noise."""
+    key_fit, key_elbo = random.split(rng_key)
+    fitted = conditional_scale.fit(target, key_fit, base.whitening)
+    gain = conditional_scale.elbo(target, key_elbo, fitted) - conditional_scale.elbo(target, key_elbo, base.whitening)
+    whitening = jax.tree.map(lambda a, b: jnp.where(gain > 0.01, a, b), fitted, base.whitening)
+    return base._replace(whitening=whitening)
 
 
 def _at_modes(found: Modes, which: Array) -> Mixture:

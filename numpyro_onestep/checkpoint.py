@@ -10,6 +10,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from jax import random
 
 from numpyro_onestep.base import Base
+from numpyro_onestep.conditional_scale import Whitening
 from numpyro_onestep.evidence import Evidence, trained_flows
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.mixture_vi import Mixture
@@ -35,7 +36,7 @@ def save(sampler: Any, path: str | Path) -> None:
         "num_steps": sampler.sampler.num_steps,
         "counts": {k: getattr(sampler, k) for k in ("num_warmup", "num_samples", "num_chains", "thinning")},
         "network": _encode(state.train.best.arrays(), "network"),  # type: ignore[union-attr]
-        "base": _encode({**state.base._asdict(), "mixture": state.base.mixture._asdict()}, "base"),  # type: ignore[union-attr]
+        "base": _encode(_nested(state.base), "base"),
         "args": _encode(sampler._args, "args"),
         "kwargs": _encode(sampler._kwargs, "kwargs"),
         "init_params": _encode(setup.unravel(setup.center), "init_params"),
@@ -62,13 +63,13 @@ def load(cls: Any, path: str | Path, kernel: OneStep) -> Any:
     sampler = cls(kernel, **content["counts"])
     sampler._args, sampler._kwargs = _decode(content["args"]), _decode(content["kwargs"])
     base = jax.tree.map(jnp.asarray, _decode(content["base"]))
-    base = Base(**{**base, "mixture": Mixture(**base["mixture"])})
+    base = Base(Mixture(**base["mixture"]), Whitening(**base["whitening"]), base["annealed"])
     key = random.key(0)
     init_params = jax.tree.map(jnp.asarray, _decode(content["init_params"]))
     kernel.prepare(key, init_params, sampler._args, sampler._kwargs)
-    if kernel.setup.center.shape != base.shift.shape:
+    if kernel.setup.center.shape != (base.dim,):
         raise ValueError(
-            f"{path} holds a flow in {base.shift.shape[0]} dimensions, but the model has "
+            f"{path} holds a flow in {base.dim} dimensions, but the model has "
             f"{kernel.setup.center.shape[0]}: was it saved from another model or other data?"
         )
     trained = kernel.init_training(key, base, sampler.num_warmup, sampler._args, sampler._kwargs)
@@ -78,6 +79,11 @@ def load(cls: Any, path: str | Path, kernel: OneStep) -> Any:
     sampler._states = _decode(content["states"])
     sampler._evidence = Evidence(**_decode(content["evidence"]))
     return sampler
+
+
+def _nested(record: Any) -> Any:
+    """Named tuples as dicts, all the way down."""
+    return {k: _nested(v) for k, v in record._asdict().items()} if hasattr(record, "_asdict") else record
 
 
 def _encode(tree: Any, what: str) -> Any:

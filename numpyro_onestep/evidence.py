@@ -53,10 +53,11 @@ class Evidence(NamedTuple):
 
 
 class Proposals(NamedTuple):
-    """Fresh draws of the flow: unconstrained flat points (N, D), log weights (N,), folded (N,)."""
+    """Fresh draws of the flow: unconstrained flat points (N, D), their log weights, −log γ and folds, each (N,)."""
 
     points: Array
     log_weights: Array
+    potential_energy: Array
     folded: Array
 
 
@@ -75,12 +76,13 @@ def propose(
     def chunk(network: StepNetwork, key: Array) -> Proposals:
         x0 = base_.sample(problem.base, key, size)
         y, log_w = train.log_weights(network, problem, x0, num_steps)
+        energy = jax.vmap(lambda u: base_.whitening_log_det(problem.base, u) - problem.target.value(u))(y)
         folded = jnp.isnan(log_w)
         if check_folds:
             blocks = flow.blocks_of(network, num_steps)
             back = jax.vmap(lambda y: flow.inverse(blocks, y))(y)
             folded |= ~(jnp.max(jnp.abs(back - x0), axis=1) < 1e-3)
-        return Proposals(jax.vmap(lambda u: base_.unwhiten(problem.base, u))(y), log_w, folded)
+        return Proposals(jax.vmap(lambda u: base_.unwhiten(problem.base, u))(y), log_w, energy, folded)
 
     chunks = [chunk(network, key) for key in random.split(rng_key, num_chunks)]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num_draws], *chunks)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, random
-from jax.flatten_util import ravel_pytree
 from numpyro.infer import init_to_uniform
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity, is_prng_key
@@ -272,10 +271,11 @@ class OneStep(MCMCKernel):
         self, rng_key: Array, base: Base, num_warmup: int, args: tuple, kwargs: dict[str, Any]
     ) -> TrainState:
         """The untrained flow on `base`."""
-        dim = base.shift.shape[0]
+        dim = base.dim
         config, problem = self.train_config(dim), self.problem(base, args, kwargs)
         num_blocks = self._num_blocks or (3 if dim <= _SMALL_DIM else 2)
-        return train.init(rng_key, problem, config, num_warmup, num_blocks, self._width)
+        start = jax.jit(lambda key: train.init(key, problem, config, num_warmup, num_blocks, self._width))
+        return start(rng_key)
 
     def resumed_state(self, rng_key: Array, base: Base, trained: TrainState) -> OneStepState:
         """A state at the end of warmup with a flow trained elsewhere."""
@@ -284,7 +284,7 @@ class OneStep(MCMCKernel):
 
     def _first_state(self, rng_key: Array, base: Base | None, trained: TrainState | None) -> OneStepState:
         chains = () if is_prng_key(rng_key) else (len(rng_key),)
-        point = self.setup.center if base is None else base.shift
+        point = self.setup.center if base is None else base.whitening.shift
         z = self.setup.unravel(point)
         zero = jnp.zeros(chains, point.dtype)
         return OneStepState(
@@ -316,7 +316,7 @@ class OneStep(MCMCKernel):
                 "full quality), or set `mcmc.post_warmup_state` to the `last_state` of an earlier run."
             )
         problem = self.problem(state.base, model_args, model_kwargs)
-        trained = train.advance(state.train, problem, self.train_config(state.base.shift.shape[0]), 1)
+        trained = train.advance(state.train, problem, self.train_config(state.base.dim), 1)
         num_warmup = trained.num_iterations
         in_warmup = jnp.ravel(state.i)[0] <= num_warmup
         move = partial(self._move, trained, problem, in_warmup)
@@ -356,16 +356,14 @@ class OneStep(MCMCKernel):
         pick = resample(key_pick, log_ws, 1)[0]
         u, proposed = ys[pick], log_ws[pick]
         new = base_.unwhiten(problem.base, u)
-        log_det = jnp.sum(jnp.log(jnp.diagonal(problem.base.scale_tril)))
-        new_energy = log_det - problem.target.value(u)
+        new_energy = base_.whitening_log_det(problem.base, u) - problem.target.value(u)
         moved, accept_prob = metropolis.accept(key_accept, log_weight, proposed)
         finite = proposed > -jnp.inf
         moved = (moved | always | (self.correction != "metropolis")) & finite
         accept_prob = jnp.where(always | (self.correction != "metropolis"), finite.astype(new.dtype), accept_prob)
-        flat = jnp.where(moved, new, ravel_pytree(z)[0].astype(new.dtype))
         return (
             rng_key,
-            self.setup.unravel(flat),
+            jax.tree.map(lambda a, b: jnp.where(moved, a, b), self.setup.unravel(new), z),
             jnp.where(moved, new_energy, energy),
             jnp.where(moved, proposed, log_weight),
             accept_prob,

@@ -40,11 +40,9 @@ class Loss(Protocol):
 
 def _base_draws(base: Base, rng_key: Array, batch_size: int, wide_fraction: float) -> Array:
     """Base draws, a share of them stretched by 1 + 1/√D, one step of the radius' own spread and more."""
-    key_wide, key = random.split(rng_key)
     num_wide = int(wide_fraction * batch_size)
-    inflate = 1 + base.shift.shape[0] ** -0.5
-    wide = base_.sample(base, key_wide, num_wide, inflate)
-    return jnp.concatenate([wide, base_.sample(base, key, batch_size - num_wide)])
+    wide = (jnp.arange(batch_size) < num_wide)[:, None]
+    return base_.sample(base, rng_key, batch_size, jnp.where(wide, 1 + base.dim ** -0.5, 1.0))
 
 
 def _cap(vectors: Array, factor: float = 20.0) -> Array:

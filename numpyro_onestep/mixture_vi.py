@@ -44,8 +44,8 @@ def score(q: Mixture, x: Array) -> Array:
     return jax.nn.softmax(log_probs) @ scores
 
 
-def sample(q: Mixture, rng_key: Array, num_draws: int, inflate: float = 1.0) -> Array:
-    """Exact draws, shape (num_draws, D); `inflate` stretches each component about its mean."""
+def sample(q: Mixture, rng_key: Array, num_draws: int, inflate: float | Array = 1.0) -> Array:
+    """Exact draws, shape (num_draws, D); `inflate` stretches the components, as in `base.sample`."""
     key_k, key_x = random.split(rng_key)
     k = random.categorical(key_k, q.log_weights, shape=(num_draws,))
     eps = inflate * random.normal(key_x, (num_draws, q.means.shape[1]), q.means.dtype)

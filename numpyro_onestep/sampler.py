@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
 from numpyro.infer import MCMC
 from numpyro.util import is_prng_key
@@ -212,7 +213,7 @@ class OneStepSampler(MCMC):
                 "`post_warmup_state` to the `last_state` of an earlier run."
             )
         state = self.sampler.init(rng_key, self.num_warmup, self._one(init_params), self._args, self._kwargs)
-        problem, config = self._problem(state), self.sampler.train_config(state.base.shift.shape[0])
+        problem, config = self._problem(state), self.sampler.train_config(state.base.dim)
         block = -(-self.num_warmup // _NUM_BLOCKS)
         advance = jax.jit(lambda trained: train.advance(trained, problem, config, block))
         trained: TrainState = state.train
@@ -244,53 +245,52 @@ class OneStepSampler(MCMC):
         state = evidence_.trained_flows(state)[0]
         shape = (self.num_chains, self.num_samples)
         key_propose, key_correct, key_state = random.split(rng_key, 3)
-        total = shape[0] * shape[1]
-        problem = self._problem(state)
-        num_steps = self.sampler.num_steps
-        many = 2 * total if self.sampler.correction == "resample" else total
-        proposals = propose(state.train.best, problem, key_propose, many, num_steps)  # type: ignore[union-attr]
-        held, accept_prob = _correct(self.sampler.correction, key_correct, proposals, shape)
-        log_det = jnp.sum(jnp.log(jnp.diagonal(problem.base.scale_tril)))
-        energy = jax.jit(jax.vmap(lambda x: log_det - problem.target.value(_whiten(problem, x))))(proposals.points)
-        fields = {
-            "potential_energy": energy[held],
-            "log_weight": proposals.log_weights[held],
-            "accept_prob": accept_prob,
-            "diverging": ~(proposals.log_weights[:total].reshape(shape) > -jnp.inf),
-            "num_steps": jnp.full(shape, num_steps),
-            "i": jnp.broadcast_to(self.num_warmup + 1 + jnp.arange(shape[1]), shape),
-            "mean_accept_prob": jnp.cumsum(accept_prob, axis=1) / (1 + jnp.arange(shape[1])),
-        }
-        keep = jnp.arange(self.thinning - 1, self.num_samples, self.thinning)
-        flat_samples = self._constrain(proposals.points[held[:, keep].ravel()])
-        samples = jax.tree.map(lambda leaf: leaf.reshape((shape[0], len(keep), *leaf.shape[1:])), flat_samples)
-        unconstrained = jax.vmap(self.sampler.setup.unravel)(proposals.points[held[:, -1]])
-        wanted = dict.fromkeys((*self._default_fields[1:], *extra_fields))
-        self._states = {self._sample_field: samples}
-        for name in wanted:
+        correction, num_steps = self.sampler.correction, self.sampler.num_steps
+        many = shape[0] * shape[1] * (2 if correction == "resample" else 1)
+        proposals = propose(state.train.best, self._problem(state), key_propose, many, num_steps)  # type: ignore[union-attr]
+
+        @jax.jit
+        def collect(key: Array, proposals: Proposals) -> tuple[Array, dict[str, Array]]:
+            held, accept_prob = _correct(correction, key, proposals.log_weights, shape)
+            proposed = proposals.log_weights[: shape[0] * shape[1]].reshape(shape)
+            iterations = jnp.arange(shape[1])
+            return proposals.points[held], {
+                "potential_energy": proposals.potential_energy[held],
+                "log_weight": proposals.log_weights[held],
+                "accept_prob": accept_prob,
+                "diverging": ~(proposed > -jnp.inf),
+                "num_steps": jnp.full(shape, num_steps),
+                "i": jnp.broadcast_to(self.num_warmup + 1 + iterations, shape),
+                "mean_accept_prob": jnp.cumsum(accept_prob, axis=1) / (1 + iterations),
+            }
+
+        points, fields = collect(key_correct, proposals)
+        kept = np.arange(self.thinning - 1, self.num_samples, self.thinning)
+        flat = points[:, kept].reshape(-1, points.shape[-1])
+
+        def grouped(tree: Any) -> Any:
+            return jax.tree.map(lambda leaf: leaf.reshape((shape[0], len(kept), *leaf.shape[1:])), tree)
+
+        self._states = {self._sample_field: grouped(self._constrain(flat))}
+        for name in dict.fromkeys((*self._default_fields[1:], *extra_fields)):
             if name.startswith(f"{self._sample_field}."):
-                site = jax.vmap(self.sampler.setup.unravel)(proposals.points[held[:, keep].ravel()])
-                value = site[name.split(".", 1)[1]]
-                self._states[name] = value.reshape((shape[0], len(keep), *value.shape[1:]))
+                value = jax.vmap(self.sampler.setup.unravel)(flat)[name.split(".", 1)[1]]
+                self._states[name] = grouped(value)
             else:
-                self._states[name] = fields[name][:, keep]
+                self._states[name] = fields[name][:, kept]
         self._states_flat = None
         last = {name: value[:, -1] for name, value in fields.items()}
-        self._last_state = state._replace(z=unconstrained, rng_key=random.split(key_state, shape[0]), **last)
+        z = jax.vmap(self.sampler.setup.unravel)(points[:, -1])
+        self._last_state = state._replace(z=z, rng_key=random.split(key_state, shape[0]), **last)
 
 
-def _whiten(problem: Problem, x: Array) -> Array:
-    return jax.scipy.linalg.solve_triangular(problem.base.scale_tril, x - problem.base.shift, lower=True)
-
-
-def _correct(correction: str, rng_key: Array, proposals: Proposals, shape: tuple[int, int]) -> tuple[Array, Array]:
+def _correct(correction: str, rng_key: Array, log_weights: Array, shape: tuple[int, int]) -> tuple[Array, Array]:
     """Indices of the proposals that each chain holds, and acceptance probabilities, both of shape (chains, draws)."""
-    log_weights = proposals.log_weights
     ones = jnp.ones(shape, log_weights.dtype)
     if correction == "resample":
         return resample(rng_key, log_weights, shape[0] * shape[1]).reshape(shape), ones
     indices = jnp.arange(shape[0] * shape[1]).reshape(shape)
     if correction == "none":
         return indices, ones
-    held, accept_prob = jax.jit(jax.vmap(metropolis.chain))(random.split(rng_key, shape[0]), log_weights.reshape(shape))
+    held, accept_prob = jax.vmap(metropolis.chain)(random.split(rng_key, shape[0]), log_weights.reshape(shape))
     return jnp.take_along_axis(indices, held, axis=1), accept_prob

@@ -88,13 +88,19 @@ def setup_model(
         forward_mode_differentiation=forward_mode,
     )
     start = info.param_info.z if init_params is None else init_params
-    center, unravel = ravel_pytree(start)
+    # the model's own order, parents before children, which the base's conditional scales rely on
+    names = [name for name in info.model_trace if name in start]
+    center, unravel_list = ravel_pytree([start[name] for name in names])
     if center.size == 0:
         raise ValueError(
             "The model has no continuous latent sites: there is nothing to sample. "
             "Check that its parameters are `numpyro.sample` statements without `obs`."
         )
     caveats = evidence_caveats(info.model_trace)
+
+    def unravel(flat: Array) -> dict[str, Array]:
+        return dict(zip(names, unravel_list(flat), strict=True))
+
     return ModelSetup(info.potential_fn, info.postprocess_fn, unravel, center.astype(_float()), caveats)
 
 

@@ -26,7 +26,7 @@ class Problem:
         potential_fn: potential energy on a flat vector, or None.
         init_params: example parameters of the potential function.
         moments: exact mean and standard deviation of each (flattened, sorted by site) coordinate, or None.
-        modes: centres of the modes and their exact probabilities, or None.
+        modes: centres, exact probabilities and standard deviation of the components of a mixture, or None.
         options: options of `OneStep` that are part of the problem's statement.
     """
 
@@ -35,7 +35,7 @@ class Problem:
     potential_fn: Callable[[Any], jax.Array] | None = None
     init_params: Any = None
     moments: tuple[np.ndarray, np.ndarray] | None = None
-    modes: tuple[np.ndarray, np.ndarray] | None = None
+    modes: tuple[np.ndarray, np.ndarray, float] | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -143,7 +143,7 @@ def mixture_8() -> Problem:
         return -(logsumexp(log_kernel) - math.log(8))
 
     moments = (means.mean(0), np.sqrt(means.var(0) + 0.09))
-    modes = (means, np.full(8, 1 / 8))
+    modes = (means, np.full(8, 1 / 8), 0.3)
     return Problem(0.0, potential_fn=potential_fn, init_params=jnp.zeros(2), moments=moments, modes=modes)
 
 

@@ -1,0 +1,136 @@
+"""Centered eight schools: NUTS and OneStep side by side, the evidence against its exact value, and a model comparison.
+
+    python examples/eight_schools.py            # a few minutes on two CPU cores
+    python examples/eight_schools.py --smoke    # seconds, for tests: numbers are not meaningful
+
+The data are Rubin's (1981); `tau ~ HalfCauchy(5)`, `mu ~ Normal(0, 5)`. The exact evidence of the hierarchical model
+is a quadrature over tau.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro.infer import MCMC, NUTS
+
+from numpyro_onestep import OneStep, OneStepSampler, compare
+
+EFFECT = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+ERROR = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+EXACT_LOG_Z = -31.3113
+
+
+def hierarchical(error: np.ndarray, effect: np.ndarray) -> None:
+    """The schools' effects are drawn from a common normal: the centered parametrisation, hard for NUTS."""
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5))
+    with numpyro.plate("school", len(error)):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        numpyro.sample("y", dist.Normal(theta, error), obs=effect)
+
+
+def pooled(error: np.ndarray, effect: np.ndarray) -> None:
+    """One effect for all schools."""
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    with numpyro.plate("school", len(error)):
+        numpyro.sample("y", dist.Normal(mu, error), obs=effect)
+
+
+def unpooled(error: np.ndarray, effect: np.ndarray) -> None:
+    """An effect of its own for every school."""
+    with numpyro.plate("school", len(error)):
+        theta = numpyro.sample("theta", dist.Normal(0, 10))
+        numpyro.sample("y", dist.Normal(theta, error), obs=effect)
+
+
+def run_onestep(model: Callable, seed: int, num_warmup: int, num_samples: int) -> tuple[OneStepSampler, float]:
+    """Train and draw with default settings; seconds include the base fit and compilation."""
+    sampler = OneStepSampler(OneStep(model), num_warmup=num_warmup, num_samples=num_samples)
+    start = time.perf_counter()
+    sampler.run(jax.random.key(seed), ERROR, EFFECT)
+    return sampler, time.perf_counter() - start
+
+
+def run_nuts(num_warmup: int, num_samples: int) -> tuple[MCMC, float]:
+    """NUTS on the same model, as a user would run it."""
+    nuts = MCMC(
+        NUTS(hierarchical, target_accept_prob=0.95),
+        num_warmup=num_warmup,
+        num_samples=num_samples,
+        num_chains=4,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    start = time.perf_counter()
+    nuts.run(jax.random.key(1), ERROR, EFFECT)
+    jax.block_until_ready(nuts.get_samples())
+    return nuts, time.perf_counter() - start
+
+
+def save_picture(sampler: OneStepSampler, nuts: MCMC, path: Path) -> None:
+    """Draws against NUTS, and the weights."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from numpyro_onestep.plots import plot_draws, plot_weights
+
+    ours, reference = (
+        {"log tau": np.log(s["tau"]), "theta[0]": s["theta"][:, 0]} for s in (sampler.get_samples(), nuts.get_samples())
+    )
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    plot_draws(ours, reference, ("theta[0]", "log tau"), left)
+    plot_weights(sampler, jax.random.key(2), axes=right)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Run, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="a few iterations only")
+    parser.add_argument("--picture", type=Path, default=Path("eight_schools.png"))
+    options = parser.parse_args()
+    num_warmup, num_samples = (10, 100) if options.smoke else (1000, 1000)
+
+    sampler, seconds = run_onestep(hierarchical, 0, num_warmup, num_samples)
+    nuts, nuts_seconds = run_nuts(num_warmup, num_samples)
+    print("NUTS, target_accept_prob=0.95")
+    nuts.print_summary()
+    print("OneStep")
+    sampler.print_summary()
+
+    e = sampler.evidence
+    print(f"log evidence   {e.log_z:.4f} ± {e.std_error:.4f}   exact {EXACT_LOG_Z}")
+    print(f"DF-ELBO        {e.elbo:.4f}")
+    print(f"ESS            {e.ess:.0f} of {e.num_proposals} proposals ({100 * e.ess / e.num_proposals:.1f} %)")
+    print(f"Pareto k       {e.pareto_k:.2f}")
+    print(f"folds          {e.fold_fraction:.4f}")
+    print(f"reliable       {e.reliable}")
+    for warning in e.warnings:
+        print(f"  warning: {warning}")
+
+    start = time.perf_counter()
+    jax.block_until_ready(sampler.draw(jax.random.key(3), 10 * num_samples).log_weights)
+    draw_seconds = time.perf_counter() - start
+    print(f"times          OneStep {seconds:.0f} s, then {10 * num_samples} fresh draws in {draw_seconds:.1f} s; ", end="")
+    print(f"NUTS {nuts_seconds:.0f} s, {int(nuts.get_extra_fields()['diverging'].sum())} divergences")
+
+    others = {"pooled": pooled, "no pooling": unpooled}
+    rivals = {name: run_onestep(model, 4, num_warmup, num_samples)[0] for name, model in others.items()}
+    table = compare({"hierarchical": sampler, **rivals})
+    print()
+    print(table.drop(columns="warnings").to_string(float_format=lambda x: f"{x:.3f}"))
+
+    save_picture(sampler, nuts, options.picture)
+    print(f"\nPicture: {options.picture}")
+
+
+if __name__ == "__main__":
+    main()

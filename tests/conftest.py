@@ -1,0 +1,24 @@
+import os
+import shutil
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA logs every program it reads back from the cache
+
+import jax
+import pytest
+
+# many tests run the same small program: each process compiles it once
+_CACHE = tempfile.mkdtemp(prefix="onestep-test-cache-")
+jax.config.update("jax_compilation_cache_dir", _CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture
+def getkey():
+    keys = iter(jax.random.split(jax.random.key(20251205), 1000))
+    return lambda: next(keys)
+
+
+def pytest_sessionfinish():
+    shutil.rmtree(_CACHE, ignore_errors=True)

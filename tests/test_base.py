@@ -1,0 +1,138 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from numpyro_onestep import base as base_
+from numpyro_onestep import mixture_vi
+from numpyro_onestep.base_search import searcher
+from numpyro_onestep.mixture_vi import Mixture
+from numpyro_onestep.target import safe_log_density
+
+GAUSSIAN = Mixture(jnp.zeros(1), jnp.array([[3.0, -1.0]]), jnp.array([[[2.0, 0.0], [-0.5, 0.3]]]))
+PAIR = Mixture(  # two separated modes of unequal weight and shape
+    jnp.log(jnp.array([0.3, 0.7])),
+    jnp.array([[-4.0, -3.0], [4.0, 3.0]]),
+    jnp.array([[[0.7, 0.0], [0.4, 0.5]], [[1.0, 0.0], [-0.5, 0.8]]]),
+)
+CASES = {"gaussian": GAUSSIAN, "mixture": PAIR}
+
+
+@pytest.fixture(params=CASES)
+def q(request):
+    return CASES[request.param]
+
+
+def moments(q):
+    """Mean and covariance in closed form."""
+    weights, centered = np.exp(q.log_weights), q.means - np.exp(q.log_weights) @ q.means
+    within = np.einsum("k,kij,klj->il", weights, q.scale_trils, q.scale_trils)
+    return weights @ q.means, within + np.einsum("k,ki,kj->ij", weights, centered, centered)
+
+
+def test_whiten_moves_to_mean_zero_and_unit_covariance(q):
+    base = base_.whiten(q)
+    mean, cov = moments(base.mixture)
+    np.testing.assert_allclose(mean, 0.0, atol=1e-5)
+    np.testing.assert_allclose(cov, np.eye(2), atol=1e-5)
+    mean, cov = moments(q)
+    np.testing.assert_allclose(base.shift, mean, rtol=1e-5)
+    np.testing.assert_allclose(base.scale_tril @ base.scale_tril.T, cov, rtol=1e-4)
+    assert not base.annealed
+
+
+def test_draws_density_and_score_agree(getkey, q):
+    base, num = base_.whiten(q), 20_000
+    u = base_.sample(base, getkey(), num)
+
+    @jax.jit
+    @jax.vmap
+    def evaluate(u):
+        z = base_.unwhiten(base, u)
+        log_det = jnp.sum(jnp.log(jnp.diagonal(base.scale_tril)))
+        grad = jax.grad(lambda u: base_.log_prob(base, u))(u)
+        # the mean of r(u)/p0(u) over draws is one for any density r, here narrower than p0
+        log_r = jnp.sum(-0.5 * ((u - 0.1) / 0.4) ** 2 - jnp.log(0.4)) - jnp.log(2 * jnp.pi)
+        log_p = base_.log_prob(base, u)
+        return log_p, mixture_vi.log_prob(q, z) + log_det, base_.score(base, u), grad, jnp.exp(log_r - log_p)
+
+    log_p, expected, score, grad, ratio = (np.asarray(value) for value in evaluate(u))
+    np.testing.assert_allclose(log_p, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(score, grad, rtol=1e-3, atol=1e-3)
+    for draws, value in ((u, 0.0), (np.square(u), 1.0), (ratio, 1.0)):
+        assert np.all(np.abs(np.mean(draws, axis=0) - value) < 5 * np.std(draws, axis=0) / np.sqrt(num))
+
+
+def test_inflated_draws_are_wider(getkey):
+    base, num = base_.whiten(GAUSSIAN), 20_000
+    second = np.mean(np.square(base_.sample(base, getkey(), num, inflate=1.5)), axis=0)
+    np.testing.assert_allclose(second, 1.5**2, rtol=5 * np.sqrt(2 / num))
+
+
+def test_whiten_target_is_the_change_of_variables(getkey):
+    base, u = base_.whiten(PAIR), random.normal(getkey(), (2,))
+
+    def log_density(z):
+        return -jnp.sum(jnp.log1p((z - 0.3) ** 2)) + 0.1 * z[0] * z[1]
+
+    def expected(u):
+        return log_density(base.shift + base.scale_tril @ u) + jnp.linalg.slogdet(base.scale_tril)[1]
+
+    target = base_.whiten_target(base, safe_log_density(log_density))
+    value, grad = target.value_and_grad(u)
+    np.testing.assert_allclose(value, expected(u), rtol=1e-5)
+    np.testing.assert_allclose(target.value(u), expected(u), rtol=1e-5)
+    np.testing.assert_allclose(grad, jax.grad(expected)(u), rtol=1e-4)
+    np.testing.assert_allclose(target.hessian(u), jax.hessian(expected)(u), rtol=1e-3, atol=1e-4)
+
+
+def test_search_fits_a_correlated_gaussian_far_away(getkey):
+    log_z, shift = 7.0, jnp.array([1000.0, -1000.0, 0.0])
+    tril = np.array([[1.0, 0.0, 0.0], [0.9, 0.4, 0.0], [-0.01, 0.02, 0.05]])
+    cov = tril @ tril.T
+    precision = jnp.asarray(np.linalg.inv(cov), jnp.float32)
+    constant = float(log_z - 1.5 * np.log(2 * np.pi) - np.sum(np.log(np.diagonal(tril))))
+    target = safe_log_density(lambda z: constant - 0.5 * (z - shift) @ precision @ (z - shift))
+    base = searcher(target, 3.0)(getkey(), jnp.zeros(3))
+    assert base.mixture.means.shape == (1, 3)
+    whitened = base_.whiten_target(base, target)
+    gaps = jax.vmap(lambda u: whitened.value(u) - base_.log_prob(base, u))(base_.sample(base, getkey(), 2000))
+    assert abs(np.mean(gaps) - log_z) < 1e-2
+    white = np.linalg.inv(tril) @ np.asarray(base.scale_tril, np.float64)
+    np.testing.assert_allclose(white @ white.T, np.eye(3), atol=0.02)
+
+
+def weight_per_mode(base):
+    """The weight of the components centred within one unit of each of PAIR's modes, for one base."""
+    means = base.shift + base.mixture.means @ base.scale_tril.T
+    near = jnp.linalg.norm(means[:, None] - PAIR.means, axis=2) < 1.0
+    return jnp.exp(base.mixture.log_weights) @ near
+
+
+def test_search_fits_two_modes_with_and_without_vmap(getkey):
+    target = safe_log_density(lambda z: mixture_vi.log_prob(PAIR, z) + 2.0)
+    search = searcher(target, 4.0)
+    base = search(getkey(), jnp.zeros(2))
+    assert base.mixture.means.shape == (2, 2)
+    np.testing.assert_allclose(np.sort(np.exp(base.mixture.log_weights)), [0.3, 0.7], rtol=0.1)
+    np.testing.assert_allclose(weight_per_mode(base), [0.3, 0.7], rtol=0.1)
+    # under a transformation the components are of a fixed number, some of them without weight
+    bases = jax.vmap(lambda key: search(key, jnp.zeros(2)))(random.split(getkey(), 2))
+    for i in range(2):
+        np.testing.assert_allclose(weight_per_mode(jax.tree.map(lambda leaf: leaf[i], bases)), [0.3, 0.7], rtol=0.1)  # noqa: B023
+
+
+def test_search_spans_many_modes_with_an_annealed_base(getkey):
+    # some hundred modes on a grid
+    target = safe_log_density(lambda z: -jnp.sum(0.5 * (z / 12) ** 2 - 5 * jnp.cos(2 * jnp.pi * z / 3)))
+    base = searcher(target, 8.0)(getkey(), jnp.zeros(2))
+    assert bool(base.annealed)
+    assert base.mixture.means.shape == (1, 2)
+    assert np.all(np.abs(base.shift) < 5)
+    assert np.all(np.diagonal(base.scale_tril) > 4)
+
+
+def test_search_refuses_a_density_that_is_nan_everywhere(getkey):
+    with pytest.raises(ValueError, match="not finite at any of"):
+        searcher(safe_log_density(lambda z: jnp.nan * z[0]), 3.0)(getkey(), jnp.zeros(2))

@@ -1,0 +1,181 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax import random
+from models import (
+    FEATURES,
+    SKEWED_LOG_Z,
+    TARGETS,
+    banana_potential,
+    regression,
+    regression_log_z,
+    regression_posterior,
+    skewed,
+)
+from numpyro.infer import MCMC, NUTS
+
+from numpyro_onestep import OneStep, OneStepSampler, evidence
+
+FAST = {"num_warmup": 30, "num_samples": 300, "progress_bar": False}
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    sampler = OneStepSampler(OneStep(regression), **FAST)
+    sampler.run(random.key(0), FEATURES, y=TARGETS, extra_fields=("potential_energy", "accept_prob", "z.beta"))
+    return sampler
+
+
+def test_is_an_mcmc_with_its_accessors(fitted, capsys):
+    assert isinstance(fitted, MCMC)
+    assert fitted.get_samples()["beta"].shape == (1200, 3)
+    assert fitted.get_samples(group_by_chain=True)["beta"].shape == (4, 300, 3)
+    fields = fitted.get_extra_fields()
+    assert set(fields) == {"diverging", "potential_energy", "accept_prob", "z.beta"}
+    assert np.allclose(fields["z.beta"], fitted.get_samples()["beta"])
+    fitted.print_summary()
+    assert "beta[2]" in capsys.readouterr().out
+
+
+def test_moments(fitted):
+    mean, cov = regression_posterior()
+    draws = fitted.get_samples()["beta"]
+    assert np.all(np.abs(draws.mean(0) - mean) < 5 * np.sqrt(np.diag(cov) / 600))
+
+
+def test_evidence_against_closed_form(fitted):
+    e = fitted.evidence
+    error = abs(e.log_z - regression_log_z())
+    assert error < 5 * e.std_error + 1e-4
+    assert error < 0.05
+    assert e.reliable
+    assert e.warnings == ()
+    assert e.fold_fraction == 0
+    assert e.elbo <= regression_log_z() + 3 * e.std_error + 1e-4
+    assert np.isnan(e.eubo)
+    assert e is fitted.evidence
+    assert abs(evidence(fitted, random.key(9)).log_z - e.log_z) < 0.05
+
+
+def test_evidence_of_a_constrained_site():
+    sampler = OneStepSampler(OneStep(skewed), **FAST)
+    sampler.run(random.key(0))
+    e = sampler.evidence
+    assert abs(e.log_z - SKEWED_LOG_Z) < min(5 * e.std_error + 1e-4, 0.05)
+    assert np.all(sampler.get_samples()["rate"] > 0)
+    # the weights are exact for budgets that were never trained, too
+    one, four = (sampler.draw(random.key(1), 20000, num_steps=n) for n in (1, 4))
+    assert not np.allclose(one.samples["rate"][:10], four.samples["rate"][:10])
+    log_w = np.asarray(four.log_weights, np.float64)
+    w = np.exp(log_w - SKEWED_LOG_Z)
+    assert abs(w.mean() - 1) < 5 * w.std() / np.sqrt(len(w))
+
+
+def test_stock_mcmc_gives_the_same_answer(fitted):
+    mcmc = MCMC(OneStep(regression), num_chains=1, **FAST)
+    mcmc.run(random.key(0), FEATURES, TARGETS)
+    assert abs(evidence(mcmc, random.key(1)).log_z - fitted.evidence.log_z) < 0.01
+    _, cov = regression_posterior()
+    gap = mcmc.get_samples()["beta"].mean(0) - fitted.get_samples()["beta"].mean(0)
+    assert np.all(np.abs(gap) < 5 * np.sqrt(np.diag(cov) / 100))
+
+
+def test_draw(fitted):
+    draws = fitted.draw(random.key(1), 2500)
+    assert draws.samples["beta"].shape == (2500, 3)
+    assert draws.samples["norm"].shape == (2500,)
+    assert draws.log_weights.shape == (2500,)
+    log_z = jax.scipy.special.logsumexp(draws.log_weights) - np.log(2500)
+    assert abs(log_z - regression_log_z()) < 0.05
+    with pytest.raises(ValueError, match="power of two"):
+        fitted.draw(random.key(1), 10, num_steps=3)
+    with pytest.raises(ValueError, match="num_draws"):
+        fitted.draw(random.key(1), 0)
+
+
+def test_same_key_same_result_and_one_chain():
+    runs = []
+    for _ in range(2):
+        sampler = OneStepSampler(OneStep(skewed), **FAST, num_chains=1, thinning=3)
+        sampler.run(random.key(3))
+        runs.append(sampler)
+    assert runs[0].get_samples()["rate"].shape == (100,)
+    assert np.array_equal(runs[0].get_samples()["rate"], runs[1].get_samples()["rate"])
+    assert repr(runs[0].evidence) == repr(runs[1].evidence)
+
+
+def test_resume_and_warmup():
+    sampler = OneStepSampler(OneStep(skewed), **FAST)
+    sampler.warmup(random.key(0))
+    sampler.run(random.key(1))
+    first = sampler.get_samples()["rate"]
+    sampler.post_warmup_state = sampler.last_state
+    sampler.run(random.key(2))
+    assert not np.array_equal(first, sampler.get_samples()["rate"])
+    with pytest.raises(ValueError, match="collect"):
+        sampler.warmup(random.key(0), collect_warmup=True)
+
+
+@pytest.mark.parametrize("correction", ["resample", "none"])
+def test_other_corrections(correction):
+    sampler = OneStepSampler(OneStep(skewed, correction=correction), **FAST)
+    sampler.run(random.key(0))
+    assert abs(float(sampler.get_samples()["rate"].mean()) - 2.5) < 5 * 1.118 / np.sqrt(600) + 0.05
+
+
+def test_a_doubtful_result_says_so():
+    def cauchy(z):
+        return jnp.sum(jnp.log1p((z / 10) ** 2))
+
+    sampler = OneStepSampler(OneStep(potential_fn=cauchy), num_warmup=1, num_samples=50, num_chains=1)
+    sampler.run(random.key(0), init_params=jnp.zeros(5))
+    assert not sampler.evidence.reliable
+    assert any("Pareto" in w for w in sampler.evidence.warnings)
+
+
+def test_improper_prior_has_draws_but_no_evidence():
+    def model():
+        mu = numpyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
+        numpyro.sample("y", dist.Normal(mu, 1), obs=jnp.array([1.0, 2.0, 3.0]))
+
+    sampler = OneStepSampler(OneStep(model), **FAST)
+    sampler.run(random.key(0))
+    assert abs(float(sampler.get_samples()["mu"].mean()) - 2.0) < 0.1
+    assert np.isnan(sampler.evidence.log_z)
+    assert not sampler.evidence.reliable
+    assert "improper prior" in sampler.evidence.warnings[0]
+    assert "'mu'" in sampler.evidence.warnings[0]
+
+
+def test_save_and_load(fitted, tmp_path):
+    fitted.save(tmp_path / "flow.msgpack")
+    loaded = OneStepSampler.load(tmp_path / "flow.msgpack", OneStep(regression))
+    assert repr(loaded.evidence) == repr(fitted.evidence)
+    a, b = (s.draw(random.key(4), 50) for s in (loaded, fitted))
+    assert np.array_equal(a.samples["beta"], b.samples["beta"])
+    assert np.array_equal(a.log_weights, b.log_weights)
+    assert np.array_equal(loaded.get_samples()["beta"], fitted.get_samples()["beta"])
+    loaded.run(random.key(5), FEATURES, TARGETS)
+    assert loaded.get_samples()["beta"].shape == (1200, 3)
+    with pytest.raises(ValueError, match="num_steps"):
+        OneStepSampler.load(tmp_path / "flow.msgpack", OneStep(regression, num_steps=2))
+    (tmp_path / "other").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match="not a numpyro-onestep checkpoint"):
+        OneStepSampler.load(tmp_path / "other", OneStep(regression))
+
+
+def test_errors():
+    with pytest.raises(TypeError, match="OneStep kernel"):
+        OneStepSampler(NUTS(skewed))
+    with pytest.raises(ValueError, match="num_warmup=0"):
+        OneStepSampler(OneStep(skewed), num_warmup=0).run(random.key(0))
+    with pytest.raises(ValueError, match="No trained"):
+        OneStepSampler(OneStep(skewed)).draw(random.key(0), 3)
+    with pytest.raises(AttributeError, match="no_such"):
+        OneStepSampler(OneStep(skewed)).run(random.key(0), extra_fields=("no_such",))
+    sampler = OneStepSampler(OneStep(potential_fn=banana_potential))
+    with pytest.raises(ValueError, match="leading dimension"):
+        sampler.run(random.key(0), init_params={"x": jnp.zeros(()), "y": jnp.zeros(())})
