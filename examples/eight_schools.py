@@ -119,7 +119,9 @@ def main() -> None:
     start = time.perf_counter()
     jax.block_until_ready(sampler.draw(jax.random.key(3), 10 * num_samples).log_weights)
     draw_seconds = time.perf_counter() - start
-    print(f"times          OneStep {seconds:.0f} s, then {10 * num_samples} fresh draws in {draw_seconds:.1f} s; ", end="")
+    print(
+        f"times          OneStep {seconds:.0f} s, then {10 * num_samples} fresh draws in {draw_seconds:.1f} s; ", end=""
+    )
     print(f"NUTS {nuts_seconds:.0f} s, {int(nuts.get_extra_fields()['diverging'].sum())} divergences")
 
     others = {"pooled": pooled, "no pooling": unpooled}

@@ -45,7 +45,7 @@ def sample(base: Base, rng_key: Array, num_draws: int, inflate: float | Array = 
 
 
 def log_prob(base: Base, u: Array) -> Array:
-    """log p0(u) of one point, every constant included."""
+    """Log p0(u) of one point, every constant included."""
     if base.mixture.means.shape[0] == 1:
         return -0.5 * (u @ u) - 0.5 * u.shape[0] * jnp.log(2 * jnp.pi)
     return mixture_vi.log_prob(base.mixture, u)
@@ -67,7 +67,7 @@ def whitening_log_det(base: Base, u: Array) -> Array:
 
 
 def whiten_target(base: Base, target: LogDensity) -> LogDensity:
-    """log γ as a density on u: log γ(z(u)) + log|det ∂z/∂u|."""
+    """Log γ as a density on u: log γ(z(u)) + log|det ∂z/∂u|."""
 
     def value(u: Array) -> Array:
         return target.value(unwhiten(base, u)) + whitening_log_det(base, u)

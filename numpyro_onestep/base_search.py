@@ -1,8 +1,8 @@
 """How the base is found: dispersed starts, their modes, and the Gaussian or mixture that fits best.
 
 Three outcomes: one Gaussian fitted by natural-gradient variational inference, with conditional scales where they help
-(one mode, or modes that are not where the mass is, as in hierarchical models); a mixture at 2–63 modes; or, with more modes than that, one broad Gaussian over
-all of them, from which training anneals.
+(one mode, or modes that are not where the mass is, as in hierarchical models); a mixture at 2–63 modes; or, with more
+modes than that, one broad Gaussian over all of them, from which training anneals.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array, random
+from jax.core import Tracer
 
 from numpyro_onestep import conditional_scale, mixture_vi, modes
 from numpyro_onestep.base import Base, whiten
@@ -44,7 +45,7 @@ def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], 
     def search(rng_key: Array, center: Array) -> Base:
         key_ascend, key_one, key_many, key_scales = random.split(rng_key, 4)
         starts, ends, picked, num_distinct = ascend(key_ascend, center)
-        if isinstance(num_distinct, jax.core.Tracer):
+        if isinstance(num_distinct, Tracer):
             return _search_traced(fit_one, fit_many, key_one, key_many, polish(ends[picked[:_FEW_MODES]]), starts)
         if int(num_distinct) == 0:
             raise ValueError(

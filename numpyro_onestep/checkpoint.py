@@ -75,7 +75,9 @@ def load(cls: Any, path: str | Path, kernel: OneStep) -> Any:
     trained = kernel.init_training(key, base, sampler.num_warmup, sampler._args, sampler._kwargs)
     best = StepNetwork.from_arrays(_decode(content["network"]))
     done = trained._replace(best=best, iteration=trained.num_iterations, done=jnp.array(True))
-    sampler._last_state = sampler._warmup_state = kernel.resumed_state(random.split(key, sampler.num_chains), base, done)
+    sampler._last_state = sampler._warmup_state = kernel.resumed_state(
+        random.split(key, sampler.num_chains), base, done
+    )
     sampler._states = _decode(content["states"])
     sampler._evidence = Evidence(**_decode(content["evidence"]))
     return sampler
@@ -101,7 +103,8 @@ def _encode(tree: Any, what: str) -> Any:
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     raise TypeError(
-        f"save() cannot store {what}, a {type(tree).__name__}: use arrays, numbers, strings, None, lists, tuples, dicts."
+        f"save() cannot store {what}, a {type(tree).__name__}: use arrays, numbers, strings, None, lists, "
+        "tuples and dicts."
     )
 
 

@@ -34,7 +34,7 @@ def _log_scales(weights: Array, u: Array) -> Array:
 
 
 def apply(f: Whitening, u: Array) -> Array:
-    """z of one point u, shape (D,)."""
+    """Z of one point u, shape (D,)."""
     return f.shift + f.scale_tril @ (u * jnp.exp(_log_scales(f.scale_weights, u)))
 
 
@@ -106,7 +106,7 @@ def fit(
         params, average, state = carry
         grads = jax.grad(loss)(params, random.normal(key, (batch_size, dim), params.dtype))
         updates, state = optimizer.update(jnp.where(jnp.isfinite(grads), grads, 0.0), state)
-        params = optax.apply_updates(params, updates)
+        params = params + jnp.asarray(updates)
         return (params, 0.98 * average + 0.02 * params, state), None
 
     keys = random.split(rng_key, num_iterations)

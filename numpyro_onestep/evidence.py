@@ -11,9 +11,10 @@ from numpyro.infer import MCMC
 
 from numpyro_onestep import base as base_
 from numpyro_onestep import flow, train
-from numpyro_onestep.kernel import OneStep, OneStepState
+from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.network import StepNetwork
+from numpyro_onestep.state import OneStepState
 from numpyro_onestep.weights import effective_sample_size, log_mean_weight, pareto_k, pareto_k_threshold
 
 __all__ = ["Evidence", "Proposals", "estimate", "evidence", "propose", "trained_flows"]

@@ -30,10 +30,9 @@ def to_inference_data(sampler: OneStepSampler) -> Any:
     proposals = xr.Dataset({"log_weight": ("proposal", np.asarray(fresh.log_weights))})
     if hasattr(data, "add_groups"):
         data.add_groups({"proposals": proposals}, warn_on_custom_groups=False)
-        data.posterior.attrs.update(_attributes(sampler))
     else:
-        data["proposals"] = xr.DataTree(dataset=proposals)
-        data["posterior"].attrs.update(_attributes(sampler))
+        data["proposals"] = xr.DataTree(dataset=proposals)  # pyright: ignore[reportArgumentType]
+    data["posterior"].attrs.update(_attributes(sampler))
     return data
 
 

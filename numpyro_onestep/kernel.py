@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,47 +16,16 @@ from numpyro_onestep import metropolis, train
 from numpyro_onestep.base import Base
 from numpyro_onestep.base_search import searcher
 from numpyro_onestep.losses import Consistency, Loss, PathGradient, Problem
+from numpyro_onestep.state import OneStepState
 from numpyro_onestep.target import ModelSetup, safe_log_density, setup_model, setup_potential
 from numpyro_onestep.train import TrainConfig, TrainState
 from numpyro_onestep.weights import resample
 
-__all__ = ["OneStep", "OneStepState"]
+__all__ = ["OneStep", "check_num_steps"]
 
 _CORRECTIONS = ("metropolis", "resample", "none")
 _SMALL_DIM = 16  # up to here one more block and more, cheaper steps are worth it
 _NUM_RESAMPLED = 32  # proposals of one `correction="resample"` iteration
-
-
-class OneStepState(NamedTuple):
-    """The state of `OneStep`. Names are those of NumPyro's `HMCState` where the meaning is the same.
-
-    With vectorized chains the fields down to `rng_key` have a leading axis of chains; the flow is shared.
-
-    Attributes:
-        i: iteration, counting warmup.
-        z: unconstrained values.
-        potential_energy: −log γ(z).
-        log_weight: deterministic-flow log weight of z.
-        accept_prob: acceptance probability of the last proposal.
-        mean_accept_prob: its mean since the end of warmup.
-        num_steps: network evaluations per draw.
-        diverging: whether the last proposal had no finite weight.
-        rng_key: key of the chain.
-        base: the base distribution.
-        train: the flow and its training state; None if it was never trained.
-    """
-
-    i: Array
-    z: Any
-    potential_energy: Array
-    log_weight: Array
-    accept_prob: Array
-    mean_accept_prob: Array
-    num_steps: Array
-    diverging: Array
-    rng_key: Array
-    base: Base | None
-    train: TrainState | None
 
 
 class OneStep(MCMCKernel):
@@ -83,7 +52,7 @@ class OneStep(MCMCKernel):
         width: ridge directions of each block of the network.
         num_blocks: blocks of one step; by default 3 up to 16 dimensions and 2 above.
         batch_size: base draws per optimiser step.
-        steps_per_iteration: optimiser steps of one warmup iteration; by default 10 up to 16 dimensions and 4 above.
+        steps_per_iteration: optimiser steps of one warmup iteration; by default 8 up to 16 dimensions and 3 above.
         learning_rate: peak learning rate; by default .03 up to 16 dimensions and .06/√D above.
         state_consistency: weight of the self-distillation loss over the budgets 1, …, `num_steps`·2.
         volume_consistency: weight of the same for the log-determinants.
@@ -198,12 +167,12 @@ class OneStep(MCMCKernel):
         return TrainConfig(
             losses=losses,
             num_steps=self.num_steps,
-            steps_per_iteration=self._steps_per_iteration or (10 if dim <= _SMALL_DIM else 4),
+            steps_per_iteration=self._steps_per_iteration or (8 if dim <= _SMALL_DIM else 3),
             learning_rate=self._learning_rate or (0.03 if dim <= _SMALL_DIM else 0.06 / dim**0.5),
         )
 
     def log_density(self, args: tuple, kwargs: dict[str, Any]) -> Callable[[Array], Array]:
-        """log γ on the flat unconstrained vector, for one point."""
+        """Log γ on the flat unconstrained vector, for one point."""
         setup = self.setup
         potential_fn = setup.potential_fn_gen(*args, **kwargs)
         return lambda x: -potential_fn(setup.unravel(x))

@@ -35,14 +35,16 @@ class Loss(Protocol):
 
     def __call__(
         self, network: StepNetwork, teacher: StepNetwork, problem: Problem, rng_key: Array, annealing: Array
-    ) -> Array: ...
+    ) -> Array:
+        """The scalar to minimise."""
+        ...
 
 
 def _base_draws(base: Base, rng_key: Array, batch_size: int, wide_fraction: float) -> Array:
     """Base draws, a share of them stretched by 1 + 1/√D, one step of the radius' own spread and more."""
     num_wide = int(wide_fraction * batch_size)
     wide = (jnp.arange(batch_size) < num_wide)[:, None]
-    return base_.sample(base, rng_key, batch_size, jnp.where(wide, 1 + base.dim ** -0.5, 1.0))
+    return base_.sample(base, rng_key, batch_size, jnp.where(wide, 1 + base.dim**-0.5, 1.0))
 
 
 def _cap(vectors: Array, factor: float = 20.0) -> Array:

@@ -34,7 +34,7 @@ def _component_log_probs(q: Mixture, x: Array) -> tuple[Array, Array]:
 
 
 def log_prob(q: Mixture, x: Array) -> Array:
-    """log q at one point of shape (D,)."""
+    """Log q at one point of shape (D,)."""
     return logsumexp(_component_log_probs(q, x)[0])
 
 

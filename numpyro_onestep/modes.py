@@ -41,7 +41,7 @@ def climb(target: LogDensity, starts: Array, init_scale: float, num_iterations: 
 
     def body(carry: tuple, _: None) -> tuple[tuple, None]:
         x, state = carry
-        _, grad = jax.vmap(target.value_and_grad)(x)
+        grad = jax.vmap(target.value_and_grad)(x)[1]
         updates, state = optimizer.update(-grad, state)
         return (x + updates, state), None
 

@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 from numpyro_onestep import evidence as evidence_
 from numpyro_onestep import metropolis, train
 from numpyro_onestep.evidence import Evidence, Proposals, propose
-from numpyro_onestep.kernel import OneStep, OneStepState, check_num_steps
+from numpyro_onestep.kernel import OneStep, check_num_steps
 from numpyro_onestep.losses import Problem
+from numpyro_onestep.state import OneStepState
 from numpyro_onestep.train import TrainState
 from numpyro_onestep.weights import resample
 
@@ -137,11 +138,12 @@ class OneStepSampler(MCMC):
     @property
     def evidence(self) -> Evidence:
         """The log evidence from 4096 fresh proposals, computed at the first access."""
-        if self._evidence is None:
+        result = self._evidence
+        if result is None:
             state = self._trained_state()
             key = self._evidence_key if self._evidence_key is not None else random.fold_in(state.train.rng_key, 1)
-            self._evidence = evidence_.evidence(self, key)
-        return self._evidence
+            self._evidence = result = evidence_.evidence(self, key)
+        return result
 
     def draw(self, rng_key: Array, num_draws: int, num_steps: int | None = None) -> Draws:
         """Fresh, independent draws of the flow with their log weights: any number, any step budget.

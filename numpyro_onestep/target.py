@@ -111,7 +111,9 @@ def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any) -> M
         ValueError: if `init_params` is missing or empty.
     """
     if init_params is None:
-        raise ValueError("`init_params` must be given to `run` with `potential_fn`: it tells the parameters' structure.")
+        raise ValueError(
+            "`init_params` must be given to `run` with `potential_fn`: it tells the parameters' structure."
+        )
     center, unravel = ravel_pytree(init_params)
     if center.size == 0:
         raise ValueError("`init_params` has no elements: there is nothing to sample.")

@@ -164,7 +164,7 @@ def _optimize(state: TrainState, step: Array, problem: Problem, config: TrainCon
     # one flat vector: far less to compile and to dispatch than twenty leaves
     params, unravel = ravel_pytree(state.network)
     rate = jnp.where(finite, schedule.learning_rate(progress, config.learning_rate), 0.0)
-    params = params - rate * updates
+    params = params - rate * jnp.asarray(updates)
     decay = jnp.minimum(0.998, (1 + step) / (10 + step))
     average = decay * ravel_pytree(state.average)[0] + (1 - decay) * params
     return state._replace(network=unravel(params), average=unravel(average), optimizer_state=optimizer_state)

@@ -16,7 +16,7 @@ def effective_sample_size(log_weights: Array) -> Array:
 
 
 def log_mean_weight(log_weights: np.ndarray) -> tuple[float, float]:
-    """log of the mean weight, summed in float64, and its standard error by the delta method, in nats."""
+    """Log of the mean weight, summed in float64, and its standard error by the delta method, in nats."""
     log_w = np.nan_to_num(np.asarray(log_weights, np.float64), nan=-np.inf, neginf=-np.inf)
     top = log_w.max(initial=-np.inf)
     if not np.isfinite(top):
@@ -37,7 +37,7 @@ def pareto_k(log_weights: np.ndarray) -> float:
     # weights of zero are outside the tail; a very low finite value stands for them
     log_w = np.maximum(log_w, log_w.max() - 500.0)
     try:
-        from arviz_stats.base import array_stats
+        from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
     except ImportError:
         import arviz as az
 

@@ -63,7 +63,7 @@ def test_resuming_does_not_train_again(chains):
     mcmc.run(random.key(7))
     second = mcmc.get_samples()["rate"]
     assert not np.array_equal(first, second)
-    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(flow), jax.tree.leaves(mcmc.last_state.train.best)))
+    assert jax.tree.all(jax.tree.map(np.array_equal, flow, mcmc.last_state.train.best))
     assert int(np.ravel(mcmc.last_state.i)[0]) == 30 + 200 + 200
 
 

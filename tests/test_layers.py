@@ -7,7 +7,7 @@ ROOT = Path(numpyro_onestep.__file__).parent
 TREES = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
 LAYERS = [
     {"block", "metropolis", "schedule", "target", "weights"},
-    {"mixture_vi", "modes", "network"},
+    {"conditional_scale", "mixture_vi", "modes", "network"},
     {"base", "flow"},
     {"base_search", "losses"},
     {"train"},

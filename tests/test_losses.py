@@ -13,9 +13,7 @@ from numpyro_onestep.network import StepNetwork
 from numpyro_onestep.target import safe_log_density
 
 DIM = 2
-BASE = base_.Base(
-    Mixture(jnp.zeros(1), jnp.zeros((1, DIM)), jnp.eye(DIM)[None]), jnp.zeros(DIM), jnp.eye(DIM), jnp.array(False)
-)
+BASE = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, DIM)), jnp.eye(DIM)[None]))
 
 
 def normal_problem(shift=0.0):

@@ -24,9 +24,22 @@ from jax import random
 from numpyro.infer import MCMC, NUTS
 from problems import PROBLEMS, Problem
 
-from numpyro_onestep import OneStep, OneStepSampler
+from numpyro_onestep import OneStep, OneStepSampler, flow
 from numpyro_onestep import base as base_
-from numpyro_onestep import flow
+
+
+COLUMNS = (
+    "ess",
+    "log_z_error",
+    "std_error",
+    "elbo_gap",
+    "pareto_k",
+    "folds",
+    "folds_inflated",
+    "mean_error_sd",
+    "mode_error",
+    "seconds",
+)
 
 
 def folds_when_inflated(sampler: OneStepSampler, rng_key: jax.Array, inflate: float, num_draws: int = 2048) -> float:
@@ -117,11 +130,21 @@ def main() -> None:
     options = parser.parse_args()
     if options.x64:
         numpyro.enable_x64()
-    columns = "ess log_z_error std_error elbo_gap pareto_k folds folds_inflated mean_error_sd mode_error seconds".split()
-    print(f"{'problem':22}" + "".join(f"{c:>15}" for c in columns) + "  reliable", flush=True)
+        "ess",
+        "log_z_error",
+        "std_error",
+        "elbo_gap",
+        "pareto_k",
+        "folds",
+        "folds_inflated",
+        "mean_error_sd",
+        "mode_error",
+        "seconds",
+    ]
+    print(f"{'problem':22}" + "".join(f"{c:>15}" for c in COLUMNS) + "  reliable", flush=True)
     for name in options.problems or PROBLEMS:
         row = measure(name, options.seed, options.nuts)
-        print(f"{name:22}" + "".join(f"{row[c]:15.4f}" for c in columns) + f"  {row['reliable']}", flush=True)
+        print(f"{name:22}" + "".join(f"{row[c]:15.4f}" for c in COLUMNS) + f"  {row['reliable']}", flush=True)
         if options.json:
             with options.json.open("a") as file:
                 file.write(json.dumps(row) + "\n")

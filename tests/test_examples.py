@@ -1,0 +1,59 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_eight_schools_smoke(tmp_path):
+    picture = tmp_path / "picture.png"
+    command = [sys.executable, EXAMPLES / "eight_schools.py", "--smoke", "--picture", picture]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    for expected in ("theta[7]", "log evidence", "exact -31.3113", "Pareto k", "no pooling"):
+        assert expected in result.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+# name → smallest share of effective draws, largest error of log Z, seconds of training on two CPU cores
+REQUIRED = {
+    "eight_schools": (0.90, 0.02, 75),
+    "breast_cancer": (0.95, 0.02, 60),
+    "conjugate_regression": (0.95, 0.02, 60),
+    "gaussian_100": (0.95, 0.02, 60),
+    "funnel": (0.85, 0.03, 75),
+    "double_wells_4": (0.95, 0.03, 75),
+    "double_wells_32": (0.80, 0.03, 75),
+    "mixture_8": (0.95, 0.02, 60),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("--x64",)], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", REQUIRED)
+def test_benchmark(name, flags, tmp_path):
+    ess, error, seconds = REQUIRED[name]
+    command = [
+        sys.executable,
+        EXAMPLES / "benchmarks" / "run.py",
+        name,
+        "--json",
+        tmp_path / "row.json",
+        "--nuts",
+        *flags,
+    ]
+    subprocess.run(command, check=True)
+    row = json.loads((tmp_path / "row.json").read_text())
+    assert row["ess"] >= ess
+    assert abs(row["log_z_error"]) <= error
+    assert row["elbo_gap"] <= 3 * row["std_error"] + 1e-3
+    assert row["folds"] == 0
+    assert row["folds_inflated"] == 0
+    assert not row["mean_error_sd"] > 0.1
+    assert not row["mode_error"] > 0.2
+    assert row["reliable"]
+    if not flags:
+        assert row["seconds"] <= seconds

@@ -1,0 +1,86 @@
+"""ArviZ data, model comparison and plots, from one small run."""
+
+import arviz as az
+import numpy as np
+import pytest
+from jax import random
+from models import FEATURES, TARGETS, regression
+
+from numpyro_onestep import Evidence, OneStep, OneStepSampler, compare
+from numpyro_onestep.plots import plot_draws, plot_weights
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    sampler = OneStepSampler(OneStep(regression), num_warmup=20, num_samples=100, num_chains=2, progress_bar=False)
+    sampler.run(random.key(0), FEATURES, TARGETS, extra_fields=("potential_energy", "accept_prob", "num_steps"))
+    return sampler
+
+
+def group(data, name):
+    return data[name] if hasattr(data, "children") else getattr(data, name)
+
+
+def test_from_numpyro(fitted):
+    data = az.from_numpyro(fitted)
+    assert dict(group(data, "posterior")["beta"].sizes) == {"chain": 2, "draw": 100, "beta_dim_0": 3}
+    stats = group(data, "sample_stats")
+    assert np.all(stats["n_steps"] == 1)
+    assert np.allclose(stats["lp"], -fitted.get_extra_fields(group_by_chain=True)["potential_energy"])
+
+
+def test_to_inference_data_holds_the_evidence_and_can_be_stored(fitted, tmp_path):
+    data = fitted.to_inference_data()
+    attrs = group(data, "posterior").attrs
+    assert attrs["log_z"] == fitted.evidence.log_z
+    assert attrs["evidence_reliable"] == "True"
+    assert all(isinstance(v, float | str) for k, v in attrs.items() if k in ("log_z", "elbo", "evidence_warnings"))
+    assert group(data, "proposals")["log_weight"].shape == (1024,)
+    summary = az.summary(data)
+    assert "beta[0]" in summary.index
+    data.to_netcdf(tmp_path / "fit.nc")
+    stored = az.from_netcdf(tmp_path / "fit.nc")
+    assert group(stored, "posterior").attrs["log_z"] == pytest.approx(fitted.evidence.log_z)
+    assert group(stored, "proposals")["log_weight"].shape == (1024,)
+
+
+def make(log_z, std_error=0.01, **fields):
+    values = {"elbo": log_z, "eubo": np.nan, "ess": 4000.0, "pareto_k": 0.1, "fold_fraction": 0.0}
+    rest = {"num_proposals": 4096, "num_replicates": 1, "reliable": True, "warnings": ()}
+    return Evidence(log_z=log_z, std_error=std_error, **{**values, **rest, **fields})
+
+
+def test_compare():
+    table = compare({"worse": make(-3.0), "better": make(-1.0, 0.02)})
+    assert list(table.index) == ["better", "worse"]
+    assert table.loc["worse", "log_bayes_factor"] == pytest.approx(2.0)
+    assert table.loc["worse", "bayes_factor"] == pytest.approx(np.exp(2.0))
+    assert table.loc["worse", "log_bayes_factor_se"] == pytest.approx(np.hypot(0.01, 0.02))
+    assert table.loc["better", "log_bayes_factor_se"] == 0
+    assert table["probability"].sum() == pytest.approx(1)
+    assert table.loc["better", "probability"] == pytest.approx(1 / (1 + np.exp(-2.0)))
+
+
+def test_compare_leaves_undefined_evidence_out(fitted):
+    undefined = make(np.nan, reliable=False, warnings=("improper",))
+    table = compare({"ours": fitted, "undefined": undefined})
+    assert table.loc["ours", "probability"] == pytest.approx(1)
+    assert np.isnan(table.loc["undefined", "probability"])
+    assert table.loc["undefined", "warnings"] == "improper"
+    with pytest.raises(ValueError, match="at least one"):
+        compare({})
+    with pytest.raises(TypeError, match="'x'"):
+        compare({"x": 3})
+
+
+def test_plots(fitted):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    beta = fitted.get_samples()["beta"]
+    draws = {"a": beta[:, 0], "b": beta[:, 1]}
+    axes = plot_draws(draws, draws, ("a", "b"))
+    assert axes.get_xlabel() == "a"
+    assert len(axes.lines) == 2
+    axes = plot_weights(fitted, random.key(1), 500)
+    assert sum(patch.get_height() for patch in axes.patches) == 500
