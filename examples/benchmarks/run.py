@@ -130,17 +130,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.x64:
         numpyro.enable_x64()
-        "ess",
-        "log_z_error",
-        "std_error",
-        "elbo_gap",
-        "pareto_k",
-        "folds",
-        "folds_inflated",
-        "mean_error_sd",
-        "mode_error",
-        "seconds",
-    ]
     print(f"{'problem':22}" + "".join(f"{c:>15}" for c in COLUMNS) + "  reliable", flush=True)
     for name in options.problems or PROBLEMS:
         row = measure(name, options.seed, options.nuts)
