@@ -56,7 +56,8 @@ def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], 
         few = int(num_distinct) < _FEW_MODES
         found = polish(ends[picked[: _FEW_MODES if few else _MAX_MODES]])
         num_modes = int(jnp.sum(found.valid))
-        if num_modes == _MAX_MODES:
+        # the starts ended in more places than are looked at, and most of those are modes: there are many more
+        if int(num_distinct) == _MAX_MODES and int(jnp.sum(found.distinct)) > _MAX_MODES // 2:
             return whiten(_broad(ends, found), annealed=True)
         single, single_elbo = fit_one(key_one, found, starts)
         if num_modes > 1:

@@ -19,13 +19,15 @@ class Modes(NamedTuple):
         points: shape (M, D).
         log_density: log γ there, shape (M,).
         scale_trils: Cholesky factors of the inverse negative Hessians, shape (M, D, D); identity where not valid.
-        valid: whether Newton converged to a point with a positive definite negative Hessian, distinct from the
-            earlier ones and with a Laplace mass within e^-10 of the largest, shape (M,).
+        distinct: whether Newton converged to a point with a positive definite negative Hessian, apart from the higher
+            ones, shape (M,).
+        valid: those whose Laplace mass is within e^-10 of the largest, shape (M,).
     """
 
     points: Array
     log_density: Array
     scale_trils: Array
+    distinct: Array
     valid: Array
 
 
@@ -108,14 +110,14 @@ def polish(target: LogDensity, starts: Array, max_iterations: int = 60) -> Modes
     ok = converged & jnp.all(jnp.isfinite(chol), axis=(1, 2)) & jnp.isfinite(log_density)
     chol = jnp.where(ok[:, None, None], chol, jnp.eye(dim, dtype=chol.dtype))
     log_mass = log_density - jnp.sum(jnp.log(jnp.diagonal(chol, axis1=1, axis2=2)), axis=1)
-    ok &= log_mass > jnp.max(jnp.where(ok, log_mass, -jnp.inf)) - 10
+    heavy = log_mass > jnp.max(jnp.where(ok, log_mass, -jnp.inf)) - 10
 
     def keep(kept: Array, i: Array) -> tuple[Array, None]:
         offset = jnp.einsum("ji,mj->mi", chol[i], points - points[i])
         duplicate = jnp.any(kept & (jnp.linalg.norm(offset, axis=1) < 0.5))
         return kept.at[i].set(ok[i] & ~duplicate), None
 
-    valid, _ = lax.scan(keep, jnp.zeros(len(points), bool), jnp.argsort(-jnp.where(ok, log_density, -jnp.inf)))
+    distinct, _ = lax.scan(keep, jnp.zeros(len(points), bool), jnp.argsort(-jnp.where(ok, log_density, -jnp.inf)))
     inverse = jax.vmap(lambda c: jax.scipy.linalg.solve_triangular(c, jnp.eye(dim, dtype=c.dtype), lower=True))(chol)
     scale_trils = jnp.linalg.cholesky(jnp.einsum("mji,mjk->mik", inverse, inverse))
-    return Modes(points, log_density, scale_trils, valid)
+    return Modes(points, log_density, scale_trils, distinct, distinct & heavy)

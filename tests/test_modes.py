@@ -62,24 +62,35 @@ def test_polish_drops_modes_without_mass():
     np.testing.assert_array_equal(found.valid, [True, True, False])
 
 
-@pytest.mark.parametrize(
-    "log_density",
-    [
-        # a funnel: unbounded along x = 0, v → −∞
-        lambda x: -0.5 * x[0] ** 2 * jnp.exp(-x[1]) - 0.5 * x[1],
-        lambda x: x[0] + x[1],
-        lambda x: jnp.nan * x[0],
-        # a saddle is stationary, but no mode
-        lambda x: x[0] ** 2 - x[1] ** 2,
-    ],
-    ids=["pole", "slope", "nan", "saddle"],
-)
-def test_no_mode_where_there_is_none(getkey, log_density):
+@jax.jit
+def climb_and_polish(case, starts):
+    def log_density(x):
+        pole = -0.5 * x[0] ** 2 * jnp.exp(-x[1]) - 0.5 * x[1]  # a funnel: unbounded along x = 0, v → −∞
+        saddle = x[0] ** 2 - x[1] ** 2  # stationary, but no mode
+        growth = 0.5 * jnp.log1p(x[0] ** 2) - x[1] ** 2  # concave far out, yet without bound
+        return jnp.array([pole, saddle, growth, x[0] + x[1], jnp.nan, -0.5 * x @ x])[case]
+
     target = safe_log_density(log_density)
+    return modes.polish(target, modes.climb(target, starts, 3.0)[0])
+
+
+@pytest.mark.parametrize(
+    ("case", "has_mode"),
+    [(0, False), (1, False), (2, False), (3, False), (4, False), (5, True)],
+    ids=["pole", "saddle", "growth", "slope", "nan", "normal"],
+)
+def test_no_mode_where_there_is_none(getkey, case, has_mode):
     starts = jnp.concatenate([jnp.zeros((1, 2)), 2 * random.normal(getkey(), (15, 2))])
-    found = jax.jit(lambda starts: modes.polish(target, modes.climb(target, starts, 3.0)[0]))(starts)
-    assert not np.any(found.valid)
+    found = climb_and_polish(case, starts)
+    assert int(np.sum(found.valid)) == has_mode
     assert np.all(np.isfinite(found.points))
+
+
+def test_a_plateau_is_no_mode_and_hides_none():
+    # far out the density is constant to working precision: gradient and Hessian are zero
+    target = safe_log_density(lambda x: jnp.log(jnp.exp(-0.5 * x @ x) + 1e-9))
+    found = jax.jit(lambda starts: modes.polish(target, starts))(jnp.array([[30.0, 0.0], [0.5, 0.5], [0.0, 40.0]]))
+    np.testing.assert_array_equal(found.valid, [False, True, False])
 
 
 def test_disperse_keeps_the_center_first(getkey):
@@ -91,6 +102,7 @@ def test_disperse_keeps_the_center_first(getkey):
 
 def test_select_prefers_high_and_distant_points():
     points = jnp.array([[0.0], [0.1], [5.0], [5.05], [9.0]])
-    picked, num_distinct = modes.select(points, jnp.array([1.0, 2.0, 3.0, -1.0, -jnp.inf]), 0.5, 4)
+    picked, num_distinct = modes.select(points, jnp.array([1.0, 2.0, 3.0, 2.5, -jnp.inf]), 0.5, 4)
     assert num_distinct == 2
-    np.testing.assert_array_equal(picked[:3], [2, 1, 0])
+    np.testing.assert_array_equal(picked[:2], [2, 1])
+    assert len(set(picked.tolist())) == 4

@@ -27,7 +27,6 @@ from problems import PROBLEMS, Problem
 from numpyro_onestep import OneStep, OneStepSampler, flow
 from numpyro_onestep import base as base_
 
-
 COLUMNS = (
     "ess",
     "log_z_error",
