@@ -59,6 +59,7 @@ def test_polish_drops_modes_without_mass():
     centers = jnp.array([-20.0, 0.0, 20.0])
     target = safe_log_density(lambda x: jax.nn.logsumexp(log_heights - 0.5 * (x[0] - centers) ** 2))
     found = jax.jit(lambda starts: modes.polish(target, starts))(centers[:, None] + 0.1)
+    np.testing.assert_array_equal(found.distinct, [True, True, True])
     np.testing.assert_array_equal(found.valid, [True, True, False])
 
 

@@ -86,6 +86,20 @@ def test_best_elbo_never_falls_and_beats_the_base(start):
     np.testing.assert_array_equal(flat(advance(state, 5)), flat(state))
 
 
+def test_the_best_network_stays_when_training_goes_wrong(start):
+    state = advance(start, NUM_ITERATIONS, factor=-1.0)
+    assert float(state.elbo) < float(start.best_elbo) - 0.5
+    assert float(state.best_elbo) == float(start.best_elbo)
+    np.testing.assert_array_equal(flat(state.best), flat(start.best))
+
+
+def test_steps_shrink_with_the_learning_rate_towards_the_end(start):
+    # Adam's steps are as long as the rate: 3 % of its peak and less in the last iteration
+    middle, late = advance(start, 10), advance(start, NUM_ITERATIONS - 1)
+    lengths = [np.linalg.norm(flat(advance(state, 1).network) - flat(state.network)) for state in (middle, late)]
+    assert 0 < lengths[1] < 0.15 * lengths[0]
+
+
 def test_pieces_equal_the_whole_bitwise(start):
     whole = advance(start, NUM_ITERATIONS)
     np.testing.assert_array_equal(flat(advance(advance(start, 7), NUM_ITERATIONS)), flat(whole))
