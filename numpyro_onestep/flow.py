@@ -8,7 +8,7 @@ from numpyro_onestep import block
 from numpyro_onestep.block import BlockParams
 from numpyro_onestep.network import StepNetwork
 
-__all__ = ["blocks_of", "forward", "forward_and_log_det", "inverse", "push_score"]
+__all__ = ["blocks_of", "check_num_steps", "forward", "forward_and_log_det", "inverse", "push_score"]
 
 
 def blocks_of(network: StepNetwork, num_steps: int) -> BlockParams:
@@ -48,3 +48,9 @@ def push_score(blocks: BlockParams, x: Array, score: Array) -> tuple[Array, Arra
 def inverse(blocks: BlockParams, y: Array) -> Array:
     """The base point whose x_T is `y`, by damped Newton block by block."""
     return lax.scan(lambda y, p: (block.inverse(p, y), None), y, blocks, reverse=True)[0]
+
+
+def check_num_steps(num_steps: int) -> None:
+    """Raise ValueError unless `num_steps` is a power of two."""
+    if not isinstance(num_steps, int) or num_steps < 1 or num_steps & (num_steps - 1):
+        raise ValueError(f"`num_steps` must be a power of two (1, 2, 4, 8, …), not {num_steps!r}.")

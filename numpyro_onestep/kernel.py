@@ -15,13 +15,14 @@ from numpyro_onestep import base as base_
 from numpyro_onestep import metropolis, train
 from numpyro_onestep.base import Base
 from numpyro_onestep.base_search import searcher
+from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.losses import Consistency, Loss, PathGradient, Problem
 from numpyro_onestep.state import OneStepState
 from numpyro_onestep.target import ModelSetup, safe_log_density, setup_model, setup_potential
 from numpyro_onestep.train import TrainConfig, TrainState
 from numpyro_onestep.weights import resample
 
-__all__ = ["OneStep", "check_num_steps"]
+__all__ = ["OneStep"]
 
 _CORRECTIONS = ("metropolis", "resample", "none")
 _SMALL_DIM = 16  # up to here one more block and more, cheaper steps are worth it
@@ -153,8 +154,9 @@ class OneStep(MCMCKernel):
 
     def postprocess_fn(self, args: tuple, kwargs: dict[str, Any]) -> Callable[[Any], Any]:
         """Map from unconstrained values to constrained ones and deterministic sites."""
-        gen = None if self._setup is None else self._setup.postprocess_gen
-        return identity if gen is None else gen(*args, **kwargs)
+        if self._setup is None or self._setup.postprocess_gen is None:
+            return identity
+        return self._setup.postprocess_gen(*args, **kwargs)
 
     def train_config(self, dim: int) -> TrainConfig:
         """The training plan in `dim` dimensions."""
@@ -173,9 +175,8 @@ class OneStep(MCMCKernel):
 
     def log_density(self, args: tuple, kwargs: dict[str, Any]) -> Callable[[Array], Array]:
         """Log γ on the flat unconstrained vector, for one point."""
-        setup = self.setup
-        potential_fn = setup.potential_fn_gen(*args, **kwargs)
-        return lambda x: -potential_fn(setup.unravel(x))
+        potential_fn, unravel = self.setup.potential_fn_gen(*args, **kwargs), self.setup.unravel
+        return lambda x: -potential_fn(unravel(x))
 
     def problem(self, base: Base, args: tuple, kwargs: dict[str, Any]) -> Problem:
         """Base and whitened target for the given model arguments."""
@@ -199,12 +200,11 @@ class OneStep(MCMCKernel):
 
     def find_base(self, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Base:
         """Find the base; the compiled search is kept while the model arguments are the same objects."""
-        setup = self.setup
         token = (args, tuple(sorted(kwargs.items())))
         if self._search is None or not _same(self._search[0], token):
             target = safe_log_density(self.log_density(args, kwargs), self._forward_mode)
             self._search = (token, searcher(target, self._init_scale))
-        return self._search[1](rng_key, setup.center)
+        return self._search[1](rng_key, self.setup.center)
 
     def init(
         self,
@@ -243,8 +243,7 @@ class OneStep(MCMCKernel):
         dim = base.dim
         config, problem = self.train_config(dim), self.problem(base, args, kwargs)
         num_blocks = self._num_blocks or (3 if dim <= _SMALL_DIM else 2)
-        start = jax.jit(lambda key: train.init(key, problem, config, num_warmup, num_blocks, self._width))
-        return start(rng_key)
+        return jax.jit(lambda key: train.init(key, problem, config, num_warmup, num_blocks, self._width))(rng_key)
 
     def resumed_state(self, rng_key: Array, base: Base, trained: TrainState) -> OneStepState:
         """A state at the end of warmup with a flow trained elsewhere."""
@@ -342,12 +341,6 @@ class OneStep(MCMCKernel):
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without compiled functions."""
         return {**self.__dict__, "_search": None, "_sample_fn": None}
-
-
-def check_num_steps(num_steps: int) -> None:
-    """Raise ValueError unless `num_steps` is a power of two."""
-    if not isinstance(num_steps, int) or num_steps < 1 or num_steps & (num_steps - 1):
-        raise ValueError(f"`num_steps` must be a power of two (1, 2, 4, 8, …), not {num_steps!r}.")
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from numpyro_onestep import evidence as evidence_
 from numpyro_onestep import metropolis, train
 from numpyro_onestep.evidence import Evidence, Proposals, propose
-from numpyro_onestep.kernel import OneStep, check_num_steps
+from numpyro_onestep.flow import check_num_steps
+from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.state import OneStepState
 from numpyro_onestep.train import TrainState

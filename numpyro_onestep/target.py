@@ -1,6 +1,7 @@
 """A NumPyro model or a potential function as a log density on a flat unconstrained vector."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -97,10 +98,7 @@ def setup_model(
             "Check that its parameters are `numpyro.sample` statements without `obs`."
         )
     caveats = evidence_caveats(info.model_trace)
-
-    def unravel(flat: Array) -> dict[str, Array]:
-        return dict(zip(names, unravel_list(flat), strict=True))
-
+    unravel = partial(_unravel_sites, names, unravel_list)
     return ModelSetup(info.potential_fn, info.postprocess_fn, unravel, center.astype(_float()), caveats)
 
 
@@ -117,7 +115,15 @@ def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any) -> M
     center, unravel = ravel_pytree(init_params)
     if center.size == 0:
         raise ValueError("`init_params` has no elements: there is nothing to sample.")
-    return ModelSetup(lambda *_, **__: potential_fn, None, unravel, center.astype(_float()), ())
+    return ModelSetup(partial(_ignore_arguments, potential_fn), None, unravel, center.astype(_float()), ())
+
+
+def _unravel_sites(names: list[str], unravel: Callable[[Array], list[Array]], flat: Array) -> dict[str, Array]:
+    return dict(zip(names, unravel(flat), strict=True))
+
+
+def _ignore_arguments(result: Any, *_: Any, **__: Any) -> Any:
+    return result
 
 
 def _float() -> jnp.dtype:

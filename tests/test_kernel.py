@@ -1,4 +1,7 @@
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -124,10 +127,22 @@ def test_jit_model_args_uses_the_data_given():
 
 
 def test_float64():
-    with jax.enable_x64(True):
-        mcmc = run(OneStep(regression), args=(FEATURES, TARGETS))
-        assert mcmc.get_samples()["beta"].dtype == jnp.float64
-        assert evidence(mcmc, random.key(1)).reliable
+    # in a process of its own, as a user would: the switch is global
+    script = """
+import numpyro; numpyro.enable_x64()
+import jax
+from models import FEATURES, TARGETS, regression, regression_log_z
+from numpyro_onestep import OneStep, OneStepSampler
+sampler = OneStepSampler(OneStep(regression), num_warmup=20, num_samples=50, progress_bar=False)
+sampler.run(jax.random.key(0), FEATURES, TARGETS)
+assert sampler.get_samples()["beta"].dtype == "float64"
+assert sampler.evidence.reliable
+assert abs(sampler.evidence.log_z - regression_log_z()) < 1e-3
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 def test_enumerated_discrete_site():
