@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import initialize_model
 
 __all__ = ["LogDensity", "ModelSetup", "evidence_caveats", "safe_log_density", "setup_model", "setup_potential"]
@@ -161,12 +160,3 @@ def _is_one(scale: Any) -> bool:
         return bool(jnp.all(jnp.asarray(scale) == 1))
     except jax.errors.TracerBoolConversionError:
         return False
-
-
-def observed_data(model: Callable[..., Any], model_args: tuple, model_kwargs: dict[str, Any]) -> dict[str, Array]:
-    """The values of the observed sites of `model`, by name."""
-    from numpyro.infer import init_to_sample
-
-    seeded = substitute(seed(model, 0), substitute_fn=init_to_sample())
-    sites = trace(seeded).get_trace(*model_args, **model_kwargs)
-    return {k: v["value"] for k, v in sites.items() if v["type"] == "sample" and v["is_observed"]}
