@@ -70,7 +70,10 @@ def _parts(p: BlockParams, x: Array) -> _Parts:
 
 def jacobian(p: BlockParams, x: Array) -> Array:
     """The symmetric positive definite Jacobian at `x`, shape (D, D)."""
-    parts = _parts(p, x)
+    return _jacobian(p, _parts(p, x))
+
+
+def _jacobian(p: BlockParams, parts: _Parts) -> Array:
     return jnp.diag(parts.alpha) + p.directions.T @ (parts.g[:, None] * p.directions)
 
 
@@ -91,7 +94,7 @@ def _cholesky(p: BlockParams, parts: _Parts) -> tuple[Array, Array, Array]:
     """Cholesky factor of J (D ≤ h) or of I + G^½ V A⁻¹ Vᵀ G^½ (h < D), log|det J|, and the right-hand side of F."""
     h, dim = p.directions.shape
     if dim <= h:
-        chol = jnp.linalg.cholesky(jnp.diag(parts.alpha) + p.directions.T @ (parts.g[:, None] * p.directions))
+        chol = jnp.linalg.cholesky(_jacobian(p, parts))
         return chol, 2 * jnp.sum(jnp.log(jnp.diagonal(chol))), jnp.eye(dim, dtype=chol.dtype)
     scaled = jnp.sqrt(parts.g)[:, None] * p.directions
     chol = jnp.linalg.cholesky(jnp.eye(h, dtype=scaled.dtype) + (scaled / parts.alpha) @ scaled.T)

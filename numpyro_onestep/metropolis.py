@@ -12,7 +12,7 @@ def accept(rng_key: Array, log_weight: Array, proposed: Array) -> tuple[Array, A
     A proposal without density (nan or −inf) is never accepted, a state without density is always left.
     """
     proposed = jnp.where(jnp.isnan(proposed), -jnp.inf, proposed)
-    stuck = ~(log_weight > -jnp.inf)
+    stuck = jnp.logical_not(log_weight > -jnp.inf)
     ratio = jnp.where(stuck, jnp.inf, proposed - log_weight)
     accept_prob = jnp.where(proposed > -jnp.inf, jnp.exp(jnp.minimum(ratio, 0.0)), 0.0)
     return random.uniform(rng_key, (), accept_prob.dtype) < accept_prob, accept_prob

@@ -1,6 +1,7 @@
 """Reverse-KL fit of a mixture of full-rank Gaussians by natural-gradient (Newton-like) steps.
 
-Affine invariant: a location of 1000 with a scale of .01 costs no more iterations than a standard normal.
+The steps are affine invariant: seen from a component, a location of 1000 with a scale of .01 is a standard normal. A
+start must still be within some tens of its own scales of the mass; `modes` brings it there.
 """
 
 from typing import NamedTuple

@@ -55,14 +55,14 @@ def select(points: Array, log_density: Array, radius: float, num_modes: int) -> 
     """Pick up to `num_modes` high points, each further than `radius` from those before it.
 
     Returns:
-        The picked indices, shape (num_modes,), and how many of them are distinct; once every point is covered the
-        next best uncovered-by-nobody points fill the rest.
+        The picked indices, shape (num_modes,), and how many of them are distinct; once every point is within `radius`
+        of a picked one, the highest of those left fill the rest.
     """
 
     def body(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         covered, taken = carry
-        score = jnp.where(taken, -jnp.inf, log_density) + jnp.where(covered, -1e30, 0.0)
-        i = jnp.argmax(score)
+        free = ~covered & (log_density > -jnp.inf)
+        i = jnp.argmax(jnp.where(jnp.where(jnp.any(free), free, ~taken), log_density, -jnp.inf))
         near = jnp.linalg.norm(points - points[i], axis=1) < radius
         return (covered | near, taken.at[i].set(True)), (i, ~covered[i] & (log_density[i] > -jnp.inf))
 

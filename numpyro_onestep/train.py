@@ -165,7 +165,7 @@ def _optimize(state: TrainState, step: Array, problem: Problem, config: TrainCon
     params, unravel = ravel_pytree(state.network)
     rate = jnp.where(finite, schedule.learning_rate(progress, config.learning_rate), 0.0)
     params = params - rate * jnp.asarray(updates)
-    decay = jnp.minimum(0.998, (1 + step) / (10 + step))
+    decay = jnp.where(finite, jnp.minimum(0.998, (1 + step) / (10 + step)), 1.0)
     average = decay * ravel_pytree(state.average)[0] + (1 - decay) * params
     return state._replace(network=unravel(params), average=unravel(average), optimizer_state=optimizer_state)
 

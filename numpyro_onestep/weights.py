@@ -16,22 +16,31 @@ def effective_sample_size(log_weights: Array) -> Array:
 
 
 def log_mean_weight(log_weights: np.ndarray) -> tuple[float, float]:
-    """Log of the mean weight, summed in float64, and its standard error by the delta method, in nats."""
-    log_w = np.nan_to_num(np.asarray(log_weights, np.float64), nan=-np.inf, neginf=-np.inf)
+    """Log of the mean weight, summed in float64, and its standard error by the delta method, in nats.
+
+    The error is infinite for a single weight, and where no weight is finite or one is infinite; then the first value
+    is that of the largest weight.
+    """
+    log_w = np.asarray(log_weights, np.float64)
+    log_w = np.where(np.isnan(log_w), -np.inf, log_w)
     top = log_w.max(initial=-np.inf)
     if not np.isfinite(top):
-        return float("-inf"), float("inf")
+        return float(top), float("inf")
     w = np.exp(log_w - top)
-    return float(top + np.log(w.mean())), float(w.std(ddof=1) / w.mean() / np.sqrt(len(w)))
+    std_error = w.std(ddof=1) / w.mean() / np.sqrt(len(w)) if len(w) > 1 else np.inf
+    return float(top + np.log(w.mean())), float(std_error)
 
 
 def pareto_k(log_weights: np.ndarray) -> float:
     """Shape k̂ of the generalised Pareto tail of the weights, by ArviZ (Vehtari et al. 2024).
 
     Below the threshold the mean of the weights has a usable error; above it a few draws decide everything. −inf if the
-    weights are constant to working precision.
+    weights are constant to working precision, inf if none is finite or one is infinite.
     """
-    log_w = np.nan_to_num(np.asarray(log_weights, np.float64), nan=-np.inf, neginf=-np.inf)
+    log_w = np.asarray(log_weights, np.float64)
+    log_w = np.where(np.isnan(log_w), -np.inf, log_w)
+    if not np.isfinite(log_w.max()):
+        return float("inf")
     if np.ptp(log_w) < 1e-4:
         return float("-inf")
     # weights of zero are outside the tail; a very low finite value stands for them

@@ -24,6 +24,12 @@ def run(kernel, key=None, extra_fields=(), init_params=None, args=(), **options)
     return mcmc
 
 
+def run_script(script):
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
 @pytest.mark.parametrize("options", [{}, {"num_chains": 4, "chain_method": "vectorized"}])
 def test_posterior_moments(options):
     mean, cov = regression_posterior()
@@ -139,10 +145,30 @@ assert sampler.get_samples()["beta"].dtype == "float64"
 assert sampler.evidence.reliable
 assert abs(sampler.evidence.log_z - regression_log_z()) < 1e-3
 """
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    run_script(script)
+
+
+def test_parallel_chains_on_two_devices():
+    # the number of CPU devices is fixed when a process starts
+    script = """
+import numpyro; numpyro.set_host_device_count(2)
+import jax, numpy as np
+from models import FEATURES, TARGETS, regression, regression_log_z, regression_posterior
+from numpyro.infer import MCMC
+from numpyro_onestep import OneStep, evidence
+options = dict(num_warmup=10, num_samples=200, num_chains=2, progress_bar=False)
+mcmc = MCMC(OneStep(regression), chain_method="parallel", **options)
+for i in range(2):
+    mcmc.run(jax.random.key(i), FEATURES, TARGETS)
+    beta = np.asarray(mcmc.get_samples(group_by_chain=True)["beta"])
+    assert beta.shape == (2, 200, 3) and not np.array_equal(beta[0], beta[1])
+    assert np.allclose(beta.mean(1), regression_posterior()[0], atol=0.15)
+    mcmc.post_warmup_state = mcmc.last_state
+result = evidence(mcmc, jax.random.key(2))
+assert result.num_replicates == 2
+assert abs(result.log_z - regression_log_z()) < 1e-3
+"""
+    run_script(script)
 
 
 def test_enumerated_discrete_site():

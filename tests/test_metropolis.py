@@ -64,3 +64,9 @@ def test_acceptance_probability(getkey, log_weight, proposed, expected):
     moved, accept_prob = jax.vmap(metropolis.accept)(random.split(getkey(), 2000), *weights)
     assert float(accept_prob[0]) == pytest.approx(expected, rel=2e-3)
     assert abs(np.mean(moved) - expected) <= 5 * np.sqrt(expected * (1 - expected) / 2000)
+
+
+def test_accepts_plain_numbers(getkey):
+    moved, accept_prob = metropolis.accept(getkey(), 800.0, 0.0)
+    assert not moved
+    assert accept_prob == 0

@@ -108,3 +108,10 @@ def test_select_prefers_high_and_distant_points():
     assert num_distinct == 2
     np.testing.assert_array_equal(picked[:2], [2, 1])
     assert len(set(picked.tolist())) == 4
+
+
+def test_select_fills_spare_places_with_the_highest_left():
+    points = jnp.array([[0.0], [0.1], [0.2], [5.0]])
+    picked, num_distinct = modes.select(points, jnp.array([3.0, 1.0, 2.0, 0.0]), 1.0, 4)
+    assert picked.tolist() == [0, 3, 2, 1]
+    assert num_distinct == 2

@@ -43,9 +43,13 @@ def test_log_mean_weight_sums_float32_input_in_float64():
     assert weights.log_mean_weight(log_w)[0] == pytest.approx(math.log((1 + 1e-3) / 100_001), abs=1e-6)
 
 
-@pytest.mark.parametrize("value", [-INF, NAN])
-def test_log_mean_weight_without_any_weight(value):
-    assert weights.log_mean_weight(np.full(4, value)) == (-INF, INF)
+@pytest.mark.parametrize(
+    ("log_w", "expected"), [([-INF, -INF], -INF), ([NAN, NAN], -INF), ([0.0, INF], INF), ([2.0], 2.0)]
+)
+def test_log_mean_weight_without_an_error(log_w, expected):
+    assert weights.log_mean_weight(np.array(log_w)) == (expected, INF)
+    if not math.isfinite(expected):
+        assert weights.pareto_k(np.array(log_w)) == INF
 
 
 def test_standard_error_covers_log_z(getkey):
