@@ -73,8 +73,14 @@ def jacobian(p: BlockParams, x: Array) -> Array:
     return _jacobian(p, _parts(p, x))
 
 
+def _squares(p: BlockParams) -> Array:
+    """v vᵀ of every direction, shape (h, D²): products with it are one large matrix product under `vmap`."""
+    return (p.directions[:, :, None] * p.directions[:, None, :]).reshape(len(p.directions), -1)
+
+
 def _jacobian(p: BlockParams, parts: _Parts) -> Array:
-    return jnp.diag(parts.alpha) + p.directions.T @ (parts.g[:, None] * p.directions)
+    dim = p.directions.shape[1]
+    return jnp.diag(parts.alpha) + (parts.g @ _squares(p)).reshape(dim, dim)
 
 
 class InverseJacobian(NamedTuple):
@@ -127,11 +133,19 @@ def push_score(p: BlockParams, x: Array, score: Array) -> tuple[Array, Array, Ar
     """
     parts = _parts(p, x)
     inv = factorize(p, parts)
-    projected = inv.factor @ p.directions.T
     inv_diag = inv.diagonal + inv.sign * jnp.sum(inv.factor**2, axis=0)
-    inv_ridge = (p.directions**2) @ inv.diagonal + inv.sign * jnp.sum(projected**2, axis=0)
+    inv_ridge = _inverse_quadratic(p, inv)
     log_det_grad = inv_diag * parts.alpha_grad + p.directions.T @ (parts.g_grad * inv_ridge)
     return apply(p, x), inv.solve(score - log_det_grad), inv.log_det
+
+
+def _inverse_quadratic(p: BlockParams, inv: InverseJacobian) -> Array:
+    """vᵀJ⁻¹v of every direction, shape (h,)."""
+    h, dim = p.directions.shape
+    if dim <= h:
+        return _squares(p) @ (inv.factor.T @ inv.factor).ravel()
+    projected = inv.factor @ p.directions.T
+    return (p.directions**2) @ inv.diagonal - jnp.sum(projected**2, axis=0)
 
 
 def inverse(p: BlockParams, y: Array, max_iterations: int = 60) -> Array:

@@ -53,7 +53,7 @@ class OneStep(MCMCKernel):
         width: ridge directions of each block of the network.
         num_blocks: blocks of one step; by default 3 up to 16 dimensions and 2 above.
         batch_size: base draws per optimiser step.
-        steps_per_iteration: optimiser steps of one warmup iteration; by default 8 up to 16 dimensions and 3 above.
+        steps_per_iteration: optimiser steps of one warmup iteration; by default 10 up to 16 dimensions and 3 above.
         learning_rate: peak learning rate; by default .03 up to 16 dimensions and .06/√D above.
         state_consistency: weight of the self-distillation loss over the budgets 1, …, `num_steps`·2.
         volume_consistency: weight of the same for the log-determinants.
@@ -169,7 +169,7 @@ class OneStep(MCMCKernel):
         return TrainConfig(
             losses=losses,
             num_steps=self.num_steps,
-            steps_per_iteration=self._steps_per_iteration or (8 if dim <= _SMALL_DIM else 3),
+            steps_per_iteration=self._steps_per_iteration or (10 if dim <= _SMALL_DIM else 3),
             learning_rate=self._learning_rate or (0.03 if dim <= _SMALL_DIM else 0.06 / dim**0.5),
         )
 
