@@ -74,7 +74,7 @@ def jacobian(p: BlockParams, x: Array) -> Array:
 
 
 def _squares(p: BlockParams) -> Array:
-    """v vᵀ of every direction, shape (h, D²): products with it are one large matrix product under `vmap`."""
+    """Outer products v vᵀ of all directions, shape (h, D²): one large matrix product under `vmap`."""
     return (p.directions[:, :, None] * p.directions[:, None, :]).reshape(len(p.directions), -1)
 
 
@@ -140,7 +140,7 @@ def push_score(p: BlockParams, x: Array, score: Array) -> tuple[Array, Array, Ar
 
 
 def _inverse_quadratic(p: BlockParams, inv: InverseJacobian) -> Array:
-    """vᵀJ⁻¹v of every direction, shape (h,)."""
+    """Quadratic forms vᵀJ⁻¹v of all directions, shape (h,)."""
     h, dim = p.directions.shape
     if dim <= h:
         return _squares(p) @ (inv.factor.T @ inv.factor).ravel()

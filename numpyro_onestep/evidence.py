@@ -128,7 +128,7 @@ def _failures(e: Evidence, lost: float, log_w: np.ndarray) -> list[str]:
     """The checks that failed, in words."""
     failures = []
     if not np.isfinite(e.log_z):
-        failures.append("The weights are zero everywhere or infinite somewhere: the density overflows where the flow draws.")
+        failures.append("The weights are all zero or one is infinite: the density over- or underflows at the draws.")
         return failures
     if lost > 0.01:
         failures.append(f"{100 * lost:.1f} % of the proposals have no finite weight (nan or infinite potential).")

@@ -120,7 +120,10 @@ def init(
         fold_fraction=zero,
         done=jnp.array(False),
     )
-    state = _evaluate(state, problem, config, jnp.array(True))._replace(average=network)
+    # the identity's weights need no flow, and so nothing of it is compiled here
+    x0 = _held_out(state, problem, config)
+    log_w = jax.vmap(lambda x: problem.target.value(x) - base_.log_prob(problem.base, x))(x0)
+    state = _judge(state, log_w, jnp.array(True))._replace(average=network)
     # strong types throughout, so that the second iteration does not compile again
     return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else lax.convert_element_type(leaf, leaf.dtype), state)
 
@@ -129,10 +132,19 @@ def _is_key(leaf: Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def _held_out(state: TrainState, problem: Problem, config: TrainConfig) -> Array:
+    """Base draws that training never sees."""
+    return base_.sample(problem.base, random.fold_in(state.rng_key, 2**31 - 1), config.num_held_out)
+
+
 def _evaluate(state: TrainState, problem: Problem, config: TrainConfig, counts: Array) -> TrainState:
-    """Judge the averaged network on held-out draws; keep it if it `counts` and is the best so far."""
-    x0 = base_.sample(problem.base, random.fold_in(state.rng_key, 2**31 - 1), config.num_held_out)
-    _, log_w = log_weights(state.average, problem, x0, config.num_steps)
+    """Judge the averaged network on held-out draws."""
+    _, log_w = log_weights(state.average, problem, _held_out(state, problem, config), config.num_steps)
+    return _judge(state, log_w, counts)
+
+
+def _judge(state: TrainState, log_w: Array, counts: Array) -> TrainState:
+    """Record what the averaged network's log weights tell; keep it if it `counts` and is the best so far."""
     folded = jnp.isnan(log_w)
     elbo = jnp.mean(jnp.where(folded, -jnp.inf, log_w))
     better = counts & (elbo > state.best_elbo)
@@ -141,7 +153,7 @@ def _evaluate(state: TrainState, problem: Problem, config: TrainConfig, counts: 
         best=best,
         best_elbo=jnp.where(better, elbo, state.best_elbo),
         elbo=elbo,
-        ess_fraction=effective_sample_size(log_w) / config.num_held_out,
+        ess_fraction=effective_sample_size(log_w) / len(log_w),
         fold_fraction=jnp.mean(folded),
         done=state.done | (counts & (jnp.std(log_w) < 0.01)),
     )

@@ -65,7 +65,8 @@ def flat_draws(samples: Any) -> np.ndarray:
 def nuts_moments(problem: Problem, num_samples: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
     """Means and standard deviations from a long NUTS run."""
     kernel = NUTS(problem.model, potential_fn=problem.potential_fn, target_accept_prob=0.99)
-    mcmc = MCMC(kernel, num_warmup=2000, num_samples=num_samples, num_chains=4, chain_method="vectorized", progress_bar=False)
+    counts = {"num_warmup": 2000, "num_samples": num_samples, "num_chains": 4}
+    mcmc = MCMC(kernel, **counts, chain_method="vectorized", progress_bar=False)
     mcmc.run(random.key(123))
     draws = flat_draws(mcmc.get_samples())
     return draws.mean(0), draws.std(0)
