@@ -117,8 +117,13 @@ def funnel() -> Problem:
     return Problem(0.0, potential_fn=potential_fn, init_params=jnp.zeros(10), moments=(np.zeros(10), sd))
 
 
-def double_wells(num_wells: int) -> Problem:
-    """Pairs (x1, x2) with log density −x1⁴ + 6x1² + x1/2 − x2²/2; evidence and moments by quadrature."""
+def double_wells(num_wells: int, rotated: bool = False) -> Problem:
+    """Pairs (x1, x2) with log density −x1⁴ + 6x1² + x1/2 − x2²/2; evidence and moments by quadrature.
+
+    `rotated` turns all of space by a random rotation, so that no well lies along an axis.
+    """
+    turn = np.linalg.qr(np.random.default_rng(2).normal(size=(2 * num_wells, 2 * num_wells)))[0]
+    rotation = turn if rotated else np.eye(2 * num_wells)
     grid = np.linspace(-6, 6, 200_001)
     density = np.exp(-(grid**4) + 6 * grid**2 + grid / 2)
     mass = np.trapezoid(density, grid)
@@ -126,25 +131,53 @@ def double_wells(num_wells: int) -> Problem:
     sd = np.sqrt(np.trapezoid((grid - mean) ** 2 * density, grid) / mass)
 
     def potential_fn(z: jax.Array) -> jax.Array:
-        a, b = z[0::2], z[1::2]
+        x = jnp.asarray(rotation).T @ z if rotated else z
+        a, b = x[0::2], x[1::2]
         return jnp.sum(a**4 - 6 * a**2 - a / 2 + b**2 / 2)
 
-    moments = (np.tile([mean, 0.0], num_wells), np.tile([sd, 1.0], num_wells))
+    variances = np.tile([sd**2, 1.0], num_wells)
+    moments = (rotation @ np.tile([mean, 0.0], num_wells), np.sqrt((rotation**2) @ variances))
     log_z = num_wells * (math.log(mass) + 0.5 * math.log(2 * math.pi))
     return Problem(log_z, potential_fn=potential_fn, init_params=jnp.zeros(2 * num_wells), moments=moments)
 
 
-def mixture_8() -> Problem:
-    """Eight equal Gaussians in 2-d, means uniform in [−4, 4]², sd .3; normalised."""
-    means = np.asarray(random.uniform(random.key(0), (8, 2), minval=-4, maxval=4))
+def mixture(num_modes: int, half_width: float, sd: float, options: dict[str, Any] | None = None) -> Problem:
+    """Equal Gaussians in 2-d with means uniform in [−half_width, half_width]²; normalised."""
+    means = np.asarray(random.uniform(random.key(0), (num_modes, 2), minval=-half_width, maxval=half_width))
 
     def potential_fn(z: jax.Array) -> jax.Array:
-        log_kernel = -0.5 * jnp.sum(((z - means) / 0.3) ** 2, axis=1) - 2 * math.log(0.3) - math.log(2 * math.pi)
-        return -(logsumexp(log_kernel) - math.log(8))
+        log_kernel = -0.5 * jnp.sum(((z - means) / sd) ** 2, axis=1) - 2 * math.log(sd) - math.log(2 * math.pi)
+        return -(logsumexp(log_kernel) - math.log(num_modes))
 
-    moments = (means.mean(0), np.sqrt(means.var(0) + 0.09))
-    modes = (means, np.full(8, 1 / 8), 0.3)
-    return Problem(0.0, potential_fn=potential_fn, init_params=jnp.zeros(2), moments=moments, modes=modes)
+    moments = (means.mean(0), np.sqrt(means.var(0) + sd**2))
+    modes = (means, np.full(num_modes, 1 / num_modes), sd)
+    zero = jnp.zeros(2)
+    return Problem(
+        0.0, potential_fn=potential_fn, init_params=zero, moments=moments, modes=modes, options=options or {}
+    )
+
+
+SEEDS_GERMINATED = np.array([10, 23, 23, 26, 17, 5, 53, 55, 32, 46, 10, 8, 10, 8, 23, 0, 3, 22, 15, 32, 3])
+SEEDS_TOTAL = np.array([39, 62, 81, 51, 39, 6, 74, 72, 51, 79, 13, 16, 30, 28, 45, 4, 12, 41, 30, 51, 7])
+
+
+def seeds() -> Problem:
+    """Random-effects logistic regression of seed germination, 26-d (Crowder 1978; BUGS examples, volume 1).
+
+    Normal(0, 10) coefficients, Gamma(.01, .01) precision of the plates' effects; evidence by tempered SMC (se .03).
+    """
+    seed_type, extract = np.repeat([0, 1], [11, 10]), np.repeat([0, 1, 0, 1], [5, 6, 5, 5])
+    features = np.stack([np.ones(21), seed_type, extract, seed_type * extract], axis=1)
+
+    def model() -> None:
+        tau = numpyro.sample("tau", dist.Gamma(0.01, 0.01))
+        alpha = numpyro.sample("alpha", dist.Normal(0, 10).expand([4]).to_event(1))
+        with numpyro.plate("plate", 21):
+            b = numpyro.sample("b", dist.Normal(0, tau**-0.5))
+            logits = jnp.asarray(features) @ alpha + b
+            numpyro.sample("r", dist.Binomial(SEEDS_TOTAL, logits=logits), obs=SEEDS_GERMINATED)
+
+    return Problem(log_z=-73.39, model=model)
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -155,5 +188,8 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "funnel": funnel,
     "double_wells_4": lambda: double_wells(2),
     "double_wells_32": lambda: double_wells(16),
-    "mixture_8": mixture_8,
+    "double_wells_32_rotated": lambda: double_wells(16, rotated=True),
+    "mixture_8": lambda: mixture(8, 4.0, 0.3),
+    "mixture_40": lambda: mixture(40, 40.0, math.log1p(math.e), {"init_scale": 25.0}),
+    "seeds": seeds,
 }
