@@ -21,8 +21,7 @@ def log_mean_weight(log_weights: np.ndarray) -> tuple[float, float]:
     The error is infinite for a single weight, and where no weight is finite or one is infinite; then the first value
     is that of the largest weight.
     """
-    log_w = np.asarray(log_weights, np.float64)
-    log_w = np.where(np.isnan(log_w), -np.inf, log_w)
+    log_w = _nan_as_zero_weight(log_weights)
     top = log_w.max(initial=-np.inf)
     if not np.isfinite(top):
         return float(top), float("inf")
@@ -37,8 +36,7 @@ def pareto_k(log_weights: np.ndarray) -> float:
     Below the threshold the mean of the weights has a usable error; above it a few draws decide everything. −inf if the
     weights are constant to working precision, inf if none is finite or one is infinite.
     """
-    log_w = np.asarray(log_weights, np.float64)
-    log_w = np.where(np.isnan(log_w), -np.inf, log_w)
+    log_w = _nan_as_zero_weight(log_weights)
     if not np.isfinite(log_w.max()):
         return float("inf")
     if np.ptp(log_w) < 1e-4:
@@ -63,3 +61,8 @@ def resample(rng_key: Array, log_weights: Array, num_draws: int) -> Array:
     """Indices of `num_draws` draws with replacement, with probability proportional to the weights."""
     log_weights = jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
     return random.categorical(rng_key, log_weights, shape=(num_draws,))
+
+
+def _nan_as_zero_weight(log_weights: np.ndarray) -> np.ndarray:
+    log_w = np.asarray(log_weights, np.float64)
+    return np.where(np.isnan(log_w), -np.inf, log_w)

@@ -122,8 +122,9 @@ def double_wells(num_wells: int, rotated: bool = False) -> Problem:
 
     `rotated` turns all of space by a random rotation, so that no well lies along an axis.
     """
-    turn = np.linalg.qr(np.random.default_rng(2).normal(size=(2 * num_wells, 2 * num_wells)))[0]
-    rotation = turn if rotated else np.eye(2 * num_wells)
+    rotation = np.eye(2 * num_wells)
+    if rotated:
+        rotation = np.linalg.qr(np.random.default_rng(2).normal(size=rotation.shape))[0]
     grid = np.linspace(-6, 6, 200_001)
     density = np.exp(-(grid**4) + 6 * grid**2 + grid / 2)
     mass = np.trapezoid(density, grid)
