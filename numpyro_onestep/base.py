@@ -90,5 +90,5 @@ def whiten(q: Mixture, annealed: bool | Array = False) -> Base:
     tril = q.scale_trils[0] if len(weights) == 1 else jnp.linalg.cholesky(cov + (centered.T * weights) @ centered)
     means = solve_triangular(tril, centered.T, lower=True).T
     trils = jax.vmap(lambda component: solve_triangular(tril, component, lower=True))(q.scale_trils)
-    whitening = Whitening(shift, tril, jnp.zeros_like(tril))
+    whitening = conditional_scale.affine(shift, tril)
     return Base(Mixture(q.log_weights, means, trils), whitening, jnp.array(annealed))

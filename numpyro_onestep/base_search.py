@@ -112,11 +112,11 @@ def _fit_one(
 
 
 def _fit_scales(target: LogDensity, rng_key: Array, base: Base) -> Base:
-    """Let the conditional scales vary where that raises the ELBO by more than noise."""
-    key_fit, key_elbo = random.split(rng_key)
+    """Let the conditional scales vary where that betters the fit by more than noise."""
+    key_fit, key_score = random.split(rng_key)
     fitted = conditional_scale.fit(target, key_fit, base.whitening)
-    gain = conditional_scale.elbo(target, key_elbo, fitted) - conditional_scale.elbo(target, key_elbo, base.whitening)
-    whitening = jax.tree.map(lambda a, b: jnp.where(gain > 0.01, a, b), fitted, base.whitening)
+    old, new = (conditional_scale.log_affinity(target, key_score, f) for f in (base.whitening, fitted))
+    whitening = jax.tree.map(lambda a, b: jnp.where(new - old > 0.01, a, b), fitted, base.whitening)
     return base._replace(whitening=whitening)
 
 

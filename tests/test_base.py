@@ -71,10 +71,10 @@ def test_inflated_draws_are_wider(getkey):
         np.testing.assert_allclose(np.mean(np.square(half), axis=0), scale**2, rtol=5 * np.sqrt(4 / num))
 
 
-@pytest.mark.parametrize("scale_weight", [0.0, 0.7])
-def test_whiten_target_is_the_change_of_variables(getkey, scale_weight):
+@pytest.mark.parametrize("scale_slope", [0.0, 0.7])
+def test_whiten_target_is_the_change_of_variables(getkey, scale_slope):
     base = base_.whiten(PAIR)
-    base = base._replace(whitening=base.whitening._replace(scale_weights=scale_weight * jnp.eye(2, k=-1)))
+    base = base._replace(whitening=base.whitening._replace(scale_slopes=scale_slope * jnp.eye(2, k=-1)))
     target = safe_log_density(log_tails := lambda z: -jnp.sum(jnp.log1p((z - 0.3) ** 2)) + 0.1 * z[0] * z[1])
 
     def expected(u):
