@@ -7,9 +7,10 @@
 
 A, C and M are strictly and L is lower triangular, so the map is increasing in each coordinate given those before it,
 hence injective everywhere with log|det| = Σ log ∂v/∂u + s + log L_ii. With a, A, C, M and m zero it is the affine
-whitening. A funnel is matched exactly (C = M = 0); so are, nearly, group effects θ_i ~ N(μ, τ) seen with noise σ_i: their
-scale given τ is (1/τ² + 1/σ_i²)^−½, whose log is linear in log τ on either side of a bend, and their shift towards the
-data is proportional to the square of that scale. Densities that do not vanish at τ = 0 give log τ an exponential tail.
+whitening. A funnel is matched exactly (C = M = 0). So are, nearly, group effects θ_i ~ N(μ, τ) seen with noise σ_i:
+given τ their scale is (1/τ² + 1/σ_i²)^−½, whose log is linear in log τ on either side of a bend, and their shift
+towards the data is proportional to that scale's square. A density that does not vanish at τ = 0 gives log τ an
+exponential tail.
 """
 
 from typing import NamedTuple
