@@ -51,6 +51,6 @@ def inverse(blocks: BlockParams, y: Array) -> Array:
 
 
 def check_num_steps(num_steps: int) -> None:
-    """Raise ValueError unless `num_steps` is a power of two."""
-    if not isinstance(num_steps, int) or num_steps < 1 or num_steps & (num_steps - 1):
-        raise ValueError(f"`num_steps` must be a power of two (1, 2, 4, 8, …), not {num_steps!r}.")
+    """Raise ValueError unless `num_steps` is a power of two up to 128."""
+    if not isinstance(num_steps, int) or num_steps not in {2**k for k in range(8)}:
+        raise ValueError(f"`num_steps` must be a power of two from 1 to 128 (1, 2, 4, 8, …), not {num_steps!r}.")

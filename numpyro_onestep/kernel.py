@@ -1,6 +1,6 @@
 """`OneStep`: the kernel for NumPyro's own `MCMC`. Warmup trains the flow; each later iteration is one exact move."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,8 @@ from numpyro_onestep import metropolis, train
 from numpyro_onestep.base import Base
 from numpyro_onestep.base_search import searcher
 from numpyro_onestep.flow import check_num_steps
-from numpyro_onestep.losses import Consistency, Loss, PathGradient, Problem
+from numpyro_onestep.losses import Problem
+from numpyro_onestep.plan import default_num_blocks, plan
 from numpyro_onestep.state import OneStepState
 from numpyro_onestep.target import ModelSetup, safe_log_density, setup_model, setup_potential
 from numpyro_onestep.train import TrainConfig, TrainState
@@ -25,7 +26,6 @@ from numpyro_onestep.weights import resample
 __all__ = ["OneStep"]
 
 _CORRECTIONS = ("metropolis", "resample", "none")
-_SMALL_DIM = 16  # up to here one more block and more, cheaper steps are worth it
 _NUM_RESAMPLED = 32  # proposals of one `correction="resample"` iteration
 
 
@@ -45,7 +45,9 @@ class OneStep(MCMCKernel):
         model: NumPyro model. Exactly one of `model` and `potential_fn` must be given.
         potential_fn: potential energy −log γ of the (unconstrained) parameters; then `init_params` must be given to
             `run`. The evidence is that of γ as it stands, constants included.
-        num_steps: network evaluations per draw, a power of two; the flow is trained for this budget.
+        num_steps: network evaluations per draw, a power of two up to 128. Without training for it a finer budget
+            draws as well as one step.
+        budgets: further budgets to refine in the same warmup, each for six tenths of the first one's time.
         correction: "metropolis" (default, exact), "resample" (each draw chosen from 32 proposals by weight) or "none"
             (the flow's own draws, biased as far as the flow is).
         init_strategy: NumPyro initialisation strategy of the first starting point.
@@ -55,7 +57,7 @@ class OneStep(MCMCKernel):
         batch_size: base draws per optimiser step.
         steps_per_iteration: optimiser steps of one warmup iteration; by default 10 up to 16 dimensions and 3 above.
         learning_rate: peak learning rate; by default .03 up to 16 dimensions and .06/√D above.
-        state_consistency: weight of the self-distillation loss over the budgets 1, …, `num_steps`·2.
+        state_consistency: weight of the self-distillation loss, one step against two half steps.
         volume_consistency: weight of the same for the log-determinants.
         forward_mode_differentiation: use forward mode, for models with `while_loop`.
 
@@ -80,6 +82,7 @@ class OneStep(MCMCKernel):
         potential_fn: Callable | None = None,
         *,
         num_steps: int = 1,
+        budgets: Sequence[int] = (),
         correction: str = "metropolis",
         init_strategy: Callable = init_to_uniform,
         init_scale: float = 3.0,
@@ -96,21 +99,25 @@ class OneStep(MCMCKernel):
             raise ValueError("Exactly one of `model` and `potential_fn` must be given to OneStep.")
         if correction not in _CORRECTIONS:
             raise ValueError(f"`correction` must be one of {_CORRECTIONS}, not {correction!r}.")
-        check_num_steps(num_steps)
+        for budget in (num_steps, *budgets):
+            check_num_steps(budget)
         if not init_scale > 0:
             raise ValueError(f"`init_scale` must be positive, not {init_scale}.")
         self._model = model
         self._potential_fn = potential_fn
         self.num_steps = num_steps
         self.correction = correction
+        self._budgets = tuple(sorted({num_steps, *budgets} - {1}))
         self._init_strategy = init_strategy
         self._init_scale = init_scale
         self._width = width
         self._num_blocks = num_blocks
-        self._batch_size = batch_size
-        self._steps_per_iteration = steps_per_iteration
-        self._learning_rate = learning_rate
-        self._consistency = (state_consistency, volume_consistency)
+        self._plan_options = {
+            "batch_size": batch_size,
+            "steps_per_iteration": steps_per_iteration,
+            "learning_rate": learning_rate,
+            "consistency": (state_consistency, volume_consistency),
+        }
         self._forward_mode = forward_mode_differentiation
         self._setup: ModelSetup | None = None
         self._search: tuple[Any, Callable] | None = None
@@ -160,18 +167,7 @@ class OneStep(MCMCKernel):
 
     def train_config(self, dim: int) -> TrainConfig:
         """The training plan in `dim` dimensions."""
-        losses: tuple[Loss, ...] = (PathGradient(self.num_steps, self._batch_size),)
-        state_weight, volume_weight = self._consistency
-        if state_weight or volume_weight:
-            levels = self.num_steps.bit_length()
-            losses += (*(PathGradient(2**k, self._batch_size) for k in range(levels + 1) if 2**k != self.num_steps),)
-            losses += (Consistency(state_weight, volume_weight, levels),)
-        return TrainConfig(
-            losses=losses,
-            num_steps=self.num_steps,
-            steps_per_iteration=self._steps_per_iteration or (10 if dim <= _SMALL_DIM else 3),
-            learning_rate=self._learning_rate or (0.03 if dim <= _SMALL_DIM else 0.06 / dim**0.5),
-        )
+        return plan(dim, self._budgets, **self._plan_options)
 
     def log_density(self, args: tuple, kwargs: dict[str, Any]) -> Callable[[Array], Array]:
         """Log γ on the flat unconstrained vector, for one point."""
@@ -242,7 +238,7 @@ class OneStep(MCMCKernel):
         """The untrained flow on `base`."""
         dim = base.dim
         config, problem = self.train_config(dim), self.problem(base, args, kwargs)
-        num_blocks = self._num_blocks or (3 if dim <= _SMALL_DIM else 2)
+        num_blocks = self._num_blocks or default_num_blocks(dim)
         return jax.jit(lambda key: train.init(key, problem, config, num_warmup, num_blocks, self._width))(rng_key)
 
     def resumed_state(self, rng_key: Array, base: Base, trained: TrainState) -> OneStepState:

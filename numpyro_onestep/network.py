@@ -12,7 +12,9 @@ from numpyro_onestep.block import BlockParams
 
 __all__ = ["StepNetwork"]
 
-_NUM_CONDITION_FEATURES = 16
+_NUM_LEVELS = 7  # budgets of 2, 4, …, 128 steps
+_NUM_WAVES = 4  # features of time at each of them
+_RESTING = -14.0  # raw height of the ridges and bumps of a block at rest: next to nothing, yet it can grow
 _NUM_BUMPS = 8
 # Mean slopes at initialisation: linear .45, bumps .23, ridges .32; together 1, so that a block starts near the
 # identity with room to contract (a positive definite Jacobian cannot go below its linear part).
@@ -26,8 +28,11 @@ def _inverse_softplus(y: float) -> float:
 class StepNetwork(nnx.Module):
     """A step x' = x + d·v(x, t, d), as a composition of `num_blocks` injective blocks.
 
-    Every parameter but the ridge directions is an affine function of smooth features of (t, d) that vanish at
-    t = d = 1: the one-step map has its own full set of parameters, and other budgets modulate it.
+    The one-step map (t = d = 1) has its own full set of parameters. Its blocks act one after the other, each in its own
+    share of the time from 1 to 0. In a shorter step the blocks whose time has come act as in the one-step map and the
+    others rest at the identity, so that every budget is the same map until its corrections are trained. The corrections
+    of all parameters but the ridge directions are, at each step length, a cosine series in time: budgets do not disturb
+    one another.
 
     Args:
         dim: dimension D of the state.
@@ -56,34 +61,48 @@ class StepNetwork(nnx.Module):
         }
         for name, value in groups.items():
             setattr(self, name, nnx.Param(value))
-            setattr(self, f"{name}_condition", nnx.Param(jnp.zeros((_NUM_CONDITION_FEATURES, *value.shape))))
-        self.features = nnx.Param(rngs.normal((_NUM_CONDITION_FEATURES, 3)))
+            corrections = jnp.zeros((_NUM_LEVELS, _NUM_WAVES, *value.shape))
+            setattr(self, f"{name}_corrections", nnx.Param(corrections))
 
-    def _features(self, t: Array, d: Array) -> Array:
-        def smooth(t: Array, d: Array) -> Array:
-            return jnp.tanh(self.features[...] @ jnp.stack([t, d, 0.5 * jnp.log2(d)]))
+    def _corrections(self, name: str, t: Array, d: Array) -> Array:
+        """The corrections of a group of parameters in the step of length `d` at time `t`; zero at d = 1."""
+        level = jnp.round(-jnp.log2(d)).astype(int)
+        waves = jnp.cos(jnp.pi * jnp.arange(_NUM_WAVES) * (t - d / 2))
+        own = jax.nn.one_hot(level - 1, _NUM_LEVELS)[:, None] * waves  # all zero at level 0
+        return jnp.tensordot(own, getattr(self, f"{name}_corrections")[...], axes=2)
 
-        one = jnp.ones_like(t)
-        return smooth(t, d) - smooth(one, one)
+    def _active(self, t: Array, d: Array) -> Array:
+        """Which blocks act within (t − d, t], shape (num_blocks, 1): block i does at time 1 − (i + ½)/num_blocks."""
+        num_blocks = self.directions[...].shape[0]
+        times = 1 - (jnp.arange(num_blocks) + 0.5) / num_blocks
+        return ((times > t - d) & (times <= t))[:, None]
 
     def step(self, t: Array, d: Array) -> BlockParams:
         """The blocks of the step of length `d` that starts at time `t`; leaves have a leading axis of blocks."""
-        features = self._features(t, d)
+        active = self._active(t, d)
 
-        def at(name: str) -> Array:
-            weights = getattr(self, f"{name}_condition")[...]
-            return getattr(self, name)[...] + jnp.tensordot(features, weights, axes=1)
+        def at(name: str, resting: float | None = None, rate: float | Array = 1.0) -> Array:
+            value = getattr(self, name)[...]
+            if resting is not None:
+                value = jnp.where(active.reshape(-1, *[1] * (value.ndim - 1)), value, resting)
+            return value + rate * self._corrections(name, t, d)
 
         return BlockParams(
-            scale=jnp.exp(d * at("log_scale")),
-            shift=d * at("shift"),
+            scale=jnp.exp(at("log_scale", 0.0, d)),
+            shift=at("shift", 0.0, d),
             directions=self.directions[...],
             offsets=at("offsets"),
-            ridge=d * softplus(at("ridge")),
-            bump=d * softplus(at("bump")),
+            ridge=softplus(at("ridge", _RESTING)),
+            bump=softplus(at("bump", _RESTING)),
             sharpness=jnp.exp(at("log_sharpness")),
             centers=at("centers"),
         )
+
+    def only_corrections(self) -> "StepNetwork":
+        """The same tree with ones at the corrections and zeros elsewhere: what refining a finer budget may move."""
+        arrays = self.arrays()
+        masks = {k: jnp.full_like(v, float(k.endswith("_corrections"))) for k, v in arrays.items()}
+        return StepNetwork.from_arrays(masks)
 
     def arrays(self) -> dict[str, Array]:
         """All parameters by name."""

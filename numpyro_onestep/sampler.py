@@ -152,8 +152,8 @@ class OneStepSampler(MCMC):
         Args:
             rng_key: random key.
             num_draws: number of draws.
-            num_steps: network evaluations per draw, a power of two; by default the kernel's. The weights are exact
-                for every budget, but only the kernel's own was trained.
+            num_steps: network evaluations per draw, a power of two up to 128; by default the kernel's. The weights
+                are exact for every budget; one that the kernel did not refine (`budgets`) draws as well as one step.
 
         Raises:
             ValueError: if nothing was trained, or a count is out of range.

@@ -1,6 +1,8 @@
 """Training: one optimiser step, blocks of steps, the averaged network, the best one by held-out DF-ELBO, stopping."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +17,29 @@ from numpyro_onestep.losses import Loss, Problem
 from numpyro_onestep.network import StepNetwork
 from numpyro_onestep.weights import effective_sample_size
 
-__all__ = ["TrainConfig", "TrainState", "advance", "init", "log_weights"]
+__all__ = ["Stage", "TrainConfig", "TrainState", "advance", "init", "log_weights"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training.
+
+    The first stage trains everything. Each later one starts from the best network so far and moves only the
+    corrections of finer budgets, so that what came before stays as it is.
+
+    Attributes:
+        losses: the objectives, summed.
+        num_steps: the budget whose held-out DF-ELBO decides which network is kept.
+        steps_per_iteration: optimiser steps of one iteration.
+        learning_rate: peak learning rate.
+        share: of all iterations, relative to the other stages'.
+    """
+
+    losses: tuple[Loss, ...]
+    num_steps: int
+    steps_per_iteration: int
+    learning_rate: float
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -23,18 +47,19 @@ class TrainConfig:
     """How to train.
 
     Attributes:
-        losses: the objectives, summed.
-        num_steps: the budget whose held-out DF-ELBO decides which network is kept.
-        steps_per_iteration: optimiser steps of one iteration.
-        learning_rate: peak learning rate.
+        stages: what is done one after the other.
         num_held_out: base draws of one evaluation.
     """
 
-    losses: tuple[Loss, ...]
-    num_steps: int
-    steps_per_iteration: int
-    learning_rate: float
+    stages: tuple[Stage, ...]
     num_held_out: int = 512
+
+    def bounds(self, index: int, num_iterations: Array) -> tuple[Array, Array]:
+        """The first iteration of a stage and that after its last, out of `num_iterations`."""
+        shares = [stage.share for stage in self.stages]
+        ends = [sum(shares[:i]) / sum(shares) for i in (index, index + 1)]
+        first, last = (jnp.ceil(end * num_iterations - 1e-3).astype(int) for end in ends)
+        return first, last
 
 
 class TrainState(NamedTuple):
@@ -137,10 +162,12 @@ def _held_out(state: TrainState, problem: Problem, config: TrainConfig) -> Array
     return base_.sample(problem.base, random.fold_in(state.rng_key, 2**31 - 1), config.num_held_out)
 
 
-def _evaluate(state: TrainState, problem: Problem, config: TrainConfig, counts: Array) -> TrainState:
+def _evaluate(
+    state: TrainState, problem: Problem, config: TrainConfig, num_steps: int, counts: Array | bool
+) -> TrainState:
     """Judge the averaged network on held-out draws."""
-    _, log_w = log_weights(state.average, problem, _held_out(state, problem, config), config.num_steps)
-    return _judge(state, log_w, counts)
+    _, log_w = log_weights(state.average, problem, _held_out(state, problem, config), num_steps)
+    return _judge(state, log_w, jnp.asarray(counts))
 
 
 def _judge(state: TrainState, log_w: Array, counts: Array) -> TrainState:
@@ -159,42 +186,77 @@ def _judge(state: TrainState, log_w: Array, counts: Array) -> TrainState:
     )
 
 
-def _optimize(state: TrainState, step: Array, problem: Problem, config: TrainConfig) -> TrainState:
-    """One optimiser step; skipped where the gradient is not finite."""
-    progress = step / (state.num_iterations * config.steps_per_iteration)
-    annealing = jnp.where(problem.base.annealed, schedule.annealing(progress), 1.0)
-    keys = random.split(random.fold_in(state.rng_key, step), len(config.losses))
+def _optimize(
+    state: TrainState, step: Array, progress: Array, problem: Problem, stage: Stage, rng_key: Array, later: bool
+) -> TrainState:
+    """One optimiser step, number `step` of its stage; skipped where the gradient is not finite."""
+    anneal = problem.base.annealed & (not later)
+    annealing = jnp.where(anneal, schedule.annealing(progress), 1.0)
+    keys = random.split(random.fold_in(rng_key, step), len(stage.losses))
 
     def total(network: StepNetwork) -> Array:
-        terms = [f(network, state.average, problem, k, annealing) for f, k in zip(config.losses, keys, strict=True)]
+        terms = [f(network, state.average, problem, k, annealing) for f, k in zip(stage.losses, keys, strict=True)]
         return sum(terms, start=jnp.zeros(()))
 
     grads = ravel_pytree(jax.grad(total)(state.network))[0]
     finite = jnp.all(jnp.isfinite(grads))
+    if later:
+        grads = grads * ravel_pytree(state.network.only_corrections())[0]
     updates, optimizer_state = _optimizer.update(jnp.where(finite, grads, 0.0), state.optimizer_state)
     optimizer_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), optimizer_state, state.optimizer_state)
     # one flat vector: far less to compile and to dispatch than twenty leaves
     params, unravel = ravel_pytree(state.network)
-    rate = jnp.where(finite, schedule.learning_rate(progress, config.learning_rate), 0.0)
+    rate = jnp.where(finite, schedule.learning_rate(progress, stage.learning_rate), 0.0)
     params = params - rate * jnp.asarray(updates)
     decay = jnp.where(finite, jnp.minimum(0.998, (1 + step) / (10 + step)), 1.0)
-    average = decay * ravel_pytree(state.average)[0] + (1 - decay) * params
+    average = ravel_pytree(state.average)[0]
+    average = average + (1 - decay) * (params - average)  # exact where both are equal
     return state._replace(network=unravel(params), average=unravel(average), optimizer_state=optimizer_state)
 
 
+def _begin(state: TrainState, problem: Problem, config: TrainConfig, stage: Stage) -> TrainState:
+    """A later stage starts from the best network so far, judged anew at its own budget."""
+    state = state._replace(
+        network=state.best,
+        average=state.best,
+        best_elbo=jnp.full_like(state.best_elbo, -jnp.inf),
+        optimizer_state=_optimizer.init(ravel_pytree(state.best)[0]),
+    )
+    return _evaluate(state, problem, config, stage.num_steps, True)
+
+
+def _if(condition: Array, function: Callable[[TrainState], TrainState], state: TrainState) -> TrainState:
+    """`function(state)` where the condition holds: a loop of one turn or none, which costs nothing under `vmap`."""
+    return lax.fori_loop(0, jnp.where(condition, 1, 0), lambda _, state: function(state), state)
+
+
 def _iterate(state: TrainState, problem: Problem, config: TrainConfig) -> TrainState:
-    """One iteration: a block of optimiser steps, and an evaluation twenty times a run and at the end."""
-    first = state.iteration * config.steps_per_iteration
+    """One iteration: a block of optimiser steps, and an evaluation twenty times a stage and at its end."""
+    iteration = state.iteration
+    for index, stage in enumerate(config.stages):
+        later = index > 0
+        first, last = config.bounds(index, state.num_iterations)
+        here = (iteration >= first) & (iteration < last)
+        rng_key = random.fold_in(state.rng_key, 2**31 - 1 - index) if later else state.rng_key
+        start, total = (iteration - first) * stage.steps_per_iteration, (last - first) * stage.steps_per_iteration
+        if later:
+            state = _if(
+                here & (iteration == first), partial(_begin, problem=problem, config=config, stage=stage), state
+            )
 
-    def body(i: Array, state: TrainState) -> TrainState:
-        return _optimize(state, first + i, problem, config)
+        def body(
+            i: Array, state: TrainState, start=start, total=total, stage=stage, rng_key=rng_key, later=later
+        ) -> TrainState:
+            return _optimize(state, start + i, (start + i) / total, problem, stage, rng_key, later)
 
-    state = lax.fori_loop(0, config.steps_per_iteration, body, state)
-    state = state._replace(iteration=state.iteration + 1)
-    counts = ~problem.base.annealed | (schedule.annealing(state.iteration / state.num_iterations) == 1.0)
-    every = jnp.maximum(1, state.num_iterations // _NUM_EVALUATIONS)
-    due = (state.iteration % every == 0) | (state.iteration == state.num_iterations)
-    return lax.fori_loop(0, jnp.where(due, 1, 0), lambda _, s: _evaluate(s, problem, config, counts), state)
+        state = lax.fori_loop(0, jnp.where(here, stage.steps_per_iteration, 0), body, state)
+        done = (iteration + 1 - first) / (last - first)
+        counts = later | ~problem.base.annealed | (schedule.annealing(done) == 1.0)
+        every = jnp.maximum(1, (last - first) // _NUM_EVALUATIONS)
+        due = ((iteration + 1 - first) % every == 0) | (iteration + 1 == last)
+        evaluate = partial(_evaluate, problem=problem, config=config, num_steps=stage.num_steps, counts=counts)
+        state = _if(here & due, evaluate, state)
+    return state._replace(iteration=iteration + 1)
 
 
 def advance(state: TrainState, problem: Problem, config: TrainConfig, num_iterations: int | Array) -> TrainState:

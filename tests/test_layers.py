@@ -11,7 +11,7 @@ LAYERS = [
     {"base", "flow"},
     {"base_search", "losses"},
     {"train"},
-    {"state"},
+    {"plan", "state"},
     {"kernel"},
     {"evidence"},
     {"checkpoint"},

@@ -93,7 +93,7 @@ def consistency(network, teacher, key):
 
 def test_consistency_vanishes_for_pure_scalings(getkey, network):
     # softplus(-40) is nothing: what is left is x -> exp(d log_scale) x, and two half steps are the whole one
-    arrays = {name: jnp.zeros_like(v) if "condition" in name else v for name, v in network.arrays().items()}
+    arrays = {name: jnp.zeros_like(v) if "corrections" in name else v for name, v in network.arrays().items()}
     tiny = {name: jnp.full_like(arrays[name], -40.0) for name in ("ridge", "bump")}
     scaling = StepNetwork.from_arrays(arrays | tiny | {"shift": jnp.zeros_like(arrays["shift"])})
     assert np.max(np.abs(scaling.step(jnp.ones(()), jnp.ones(())).scale - 1)) > 0.1

@@ -10,7 +10,7 @@ from numpyro_onestep import train
 from numpyro_onestep.losses import PathGradient, Problem
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.target import safe_log_density
-from numpyro_onestep.train import TrainConfig
+from numpyro_onestep.train import Stage, TrainConfig
 from numpyro_onestep.weights import log_mean_weight
 
 LOG_Z = 5.0
@@ -31,7 +31,7 @@ def config(factor=1.0):
     def loss(*args):
         return factor * PathGradient(batch_size=64)(*args)
 
-    return TrainConfig((loss,), num_steps=1, steps_per_iteration=5, learning_rate=0.03)
+    return TrainConfig((Stage((loss,), num_steps=1, steps_per_iteration=5, learning_rate=0.03),))
 
 
 # compiled once for all tests: what they vary is an argument
@@ -127,6 +127,24 @@ def test_annealed_training_keeps_the_base_until_the_target_is_reached(start):
     assert float(advance(early, NUM_ITERATIONS, annealed=True).best_elbo) > float(start.best_elbo)
     # the gradients are those of another target
     assert np.any(flat(early.network) != flat(advance(start, 9).network))
+
+
+def test_a_later_stage_refines_its_budget_and_leaves_the_one_step_map(getkey, start):
+    stages = tuple(Stage((PathGradient(n, batch_size=64),), n, 5, 0.03, share) for n, share in ((1, 1.0), (2, 2.0)))
+    run = jax.jit(lambda state, n: train.advance(state, banana(0.8), TrainConfig(stages), n))
+    first = run(start, 7)  # a third of twenty iterations, rounded up
+    assert int(first.iteration) == 7
+    last = run(first, NUM_ITERATIONS)
+    arrays, before = last.best.arrays(), first.best.arrays()
+    for name in arrays:
+        level = arrays[name][0] if name.endswith("_corrections") else arrays[name]
+        same = np.array_equal(level, before[name][0] if name.endswith("_corrections") else before[name])
+        assert same != name.endswith("_corrections"), name
+    x0 = base_.sample(BASE, getkey(), 4096)
+    elbos = [jnp.mean(train.log_weights(last.best, banana(0.8), x0, n)[1]) for n in (1, 2, 4)]
+    assert elbos[1] > elbos[0] + 0.01
+    assert elbos[2] == pytest.approx(float(elbos[0]), abs=1e-3)
+    np.testing.assert_array_equal(flat(run(start, NUM_ITERATIONS)), flat(last))
 
 
 def test_weights_of_any_flow_average_to_the_evidence(getkey, start):
