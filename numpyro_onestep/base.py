@@ -12,7 +12,17 @@ from numpyro_onestep.conditional_scale import Whitening
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.target import LogDensity
 
-__all__ = ["Base", "log_prob", "sample", "score", "unwhiten", "whiten", "whiten_target", "whitening_log_det"]
+__all__ = [
+    "Base",
+    "log_prob",
+    "sample",
+    "score",
+    "unwhiten",
+    "whiten",
+    "whiten_point",
+    "whiten_target",
+    "whitening_log_det",
+]
 
 
 class Base(NamedTuple):
@@ -59,6 +69,11 @@ def score(base: Base, u: Array) -> Array:
 def unwhiten(base: Base, u: Array) -> Array:
     """z(u) of one point."""
     return conditional_scale.apply(base.whitening, u)
+
+
+def whiten_point(base: Base, z: Array) -> Array:
+    """u(z) of one point, the inverse of `unwhiten`."""
+    return conditional_scale.inverse(base.whitening, z)
 
 
 def whitening_log_det(base: Base, u: Array) -> Array:

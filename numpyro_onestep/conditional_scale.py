@@ -25,7 +25,7 @@ from jax.scipy.special import logsumexp
 
 from numpyro_onestep.target import LogDensity
 
-__all__ = ["Whitening", "affine", "apply", "fit", "log_affinity", "log_det", "push_score"]
+__all__ = ["Whitening", "affine", "apply", "fit", "inverse", "log_affinity", "log_det", "push_score"]
 
 _BOUND = 10.0  # of the log scales: a factor of 20,000 each way
 
@@ -80,6 +80,20 @@ def apply(f: Whitening, u: Array) -> Array:
     v, _, _ = _tail(f, u)
     scales = jnp.exp(_log_scales(f, v))
     return f.shift + f.scale_tril @ (scales * _shifted(f, v, scales))
+
+
+def inverse(f: Whitening, z: Array) -> Array:
+    """The one point u with `apply(f, u)` = z: coordinate by coordinate, each depending on those before it."""
+    w = solve_triangular(f.scale_tril, z - f.shift, lower=True)
+
+    def body(i: Array, v: Array) -> Array:
+        scale = jnp.exp(_log_scales(f, v)[i])
+        return v.at[i].set(w[i] / scale - scale * (jnp.tril(f.mixing, -1)[i] @ v + f.offset[i]))
+
+    v = lax.fori_loop(0, len(w), body, jnp.zeros_like(w))
+    tail = jnp.where(v < 0, f.tails[0], f.tails[1])
+    square = 2 * v**2 / (1 + jnp.sqrt(1 + 4 * tail * v**2))  # the root of u²(1 + a u²) = v², without cancellation
+    return jnp.sign(v) * jnp.sqrt(square)
 
 
 def log_det(f: Whitening, u: Array) -> Array:

@@ -52,7 +52,7 @@ class TrainConfig:
     """
 
     stages: tuple[Stage, ...]
-    num_held_out: int = 512
+    num_held_out: int = 2048
 
     def bounds(self, index: int, num_iterations: Array) -> tuple[Array, Array]:
         """The first iteration of a stage and that after its last, out of `num_iterations`."""
@@ -68,8 +68,9 @@ class TrainState(NamedTuple):
     Attributes:
         network: the network being optimised.
         average: exponential moving average of it, the teacher and the candidate for `best`.
-        best: the average with the highest held-out DF-ELBO so far; the identity (the base itself) before training.
-        best_elbo: that DF-ELBO, nats.
+        best: the average with the highest held-out DF-ELBO so far, less its standard error; the identity (the base
+            itself) before training.
+        best_elbo: that DF-ELBO less its standard error, nats.
         optimizer_state: of Adam.
         iteration: iterations done.
         num_iterations: iterations in all.
@@ -148,7 +149,7 @@ def init(
     # the identity's weights need no flow, and so nothing of it is compiled here
     x0 = _held_out(state, problem, config)
     log_w = jax.vmap(lambda x: problem.target.value(x) - base_.log_prob(problem.base, x))(x0)
-    state = _judge(state, log_w, jnp.array(True))._replace(average=network)
+    state = _judge(state, log_w, config.num_held_out, jnp.array(True))._replace(average=network)
     # strong types throughout, so that the second iteration does not compile again
     return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else lax.convert_element_type(leaf, leaf.dtype), state)
 
@@ -158,31 +159,40 @@ def _is_key(leaf: Array) -> bool:
 
 
 def _held_out(state: TrainState, problem: Problem, config: TrainConfig) -> Array:
-    """Base draws that training never sees."""
-    return base_.sample(problem.base, random.fold_in(state.rng_key, 2**31 - 1), config.num_held_out)
+    """Base draws that training never sees, and after them as many stretched ones that reach into the tails."""
+    inflate = jnp.repeat(jnp.array([1.0, 1 + problem.base.dim**-0.5]), config.num_held_out)[:, None]
+    return base_.sample(problem.base, random.fold_in(state.rng_key, 2**31 - 1), 2 * config.num_held_out, inflate)
 
 
 def _evaluate(
-    state: TrainState, problem: Problem, config: TrainConfig, num_steps: int, counts: Array | bool
+    state: TrainState, problem: Problem, config: TrainConfig, stage: Stage, counts: Array | bool
 ) -> TrainState:
-    """Judge the averaged network on held-out draws."""
-    _, log_w = log_weights(state.average, problem, _held_out(state, problem, config), num_steps)
-    return _judge(state, log_w, jnp.asarray(counts))
+    """Judge the averaged network on held-out draws; finer budgets have their own turn even if a coarse one fits."""
+    _, log_w = log_weights(state.average, problem, _held_out(state, problem, config), stage.num_steps)
+    judged = _judge(state, log_w, config.num_held_out, jnp.asarray(counts))
+    return judged if stage is config.stages[0] else judged._replace(done=state.done)
 
 
-def _judge(state: TrainState, log_w: Array, counts: Array) -> TrainState:
-    """Record what the averaged network's log weights tell; keep it if it `counts` and is the best so far."""
+def _judge(state: TrainState, log_w: Array, num_held_out: int, counts: Array) -> TrainState:
+    """Record what the averaged network's log weights tell; keep it if it `counts` and is the best so far.
+
+    The best has the highest ELBO less one standard error, since the highest of many noisy ones is a lucky one. Training
+    is done only where the weights are constant in the tails too: few of the plain draws lie there.
+    """
+    constant = jnp.std(log_w) < 0.01
+    log_w = log_w[:num_held_out]
     folded = jnp.isnan(log_w)
     elbo = jnp.mean(jnp.where(folded, -jnp.inf, log_w))
-    better = counts & (elbo > state.best_elbo)
+    lower = elbo - jnp.std(log_w) / len(log_w) ** 0.5
+    better = counts & (lower > state.best_elbo)
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.average, state.best)
     return state._replace(
         best=best,
-        best_elbo=jnp.where(better, elbo, state.best_elbo),
+        best_elbo=jnp.where(better, lower, state.best_elbo),
         elbo=elbo,
         ess_fraction=effective_sample_size(log_w) / len(log_w),
         fold_fraction=jnp.mean(folded),
-        done=state.done | (counts & (jnp.std(log_w) < 0.01)),
+        done=state.done | (counts & constant),
     )
 
 
@@ -222,12 +232,19 @@ def _begin(state: TrainState, problem: Problem, config: TrainConfig, stage: Stag
         best_elbo=jnp.full_like(state.best_elbo, -jnp.inf),
         optimizer_state=_optimizer.init(ravel_pytree(state.best)[0]),
     )
-    return _evaluate(state, problem, config, stage.num_steps, True)
+    return _evaluate(state, problem, config, stage, True)
 
 
 def _if(condition: Array, function: Callable[[TrainState], TrainState], state: TrainState) -> TrainState:
-    """`function(state)` where the condition holds: a loop of one turn or none, which costs nothing under `vmap`."""
-    return lax.fori_loop(0, jnp.where(condition, 1, 0), lambda _, state: function(state), state)
+    """`function(state)` where the condition holds: a loop of one turn or none, which costs nothing under `vmap`.
+
+    The barrier keeps the compiler from moving what does not change within the loop, that is all of it, in front of it.
+    """
+
+    def body(i: Array, state: TrainState) -> TrainState:
+        return function(lax.optimization_barrier((i, state))[1])
+
+    return lax.fori_loop(0, jnp.where(condition, 1, 0), body, state)
 
 
 def _iterate(state: TrainState, problem: Problem, config: TrainConfig) -> TrainState:
@@ -254,7 +271,7 @@ def _iterate(state: TrainState, problem: Problem, config: TrainConfig) -> TrainS
         counts = later | ~problem.base.annealed | (schedule.annealing(done) == 1.0)
         every = jnp.maximum(1, (last - first) // _NUM_EVALUATIONS)
         due = ((iteration + 1 - first) % every == 0) | (iteration + 1 == last)
-        evaluate = partial(_evaluate, problem=problem, config=config, num_steps=stage.num_steps, counts=counts)
+        evaluate = partial(_evaluate, problem=problem, config=config, stage=stage, counts=counts)
         state = _if(here & due, evaluate, state)
     return state._replace(iteration=iteration + 1)
 

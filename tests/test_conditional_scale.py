@@ -36,6 +36,12 @@ def test_log_det_and_score_are_those_of_the_map(getkey, whitening):
     assert np.max(above) == 0.0
 
 
+def test_inverse_round_trip(getkey, whitening):
+    u = random.normal(getkey(), (200, DIM))
+    back = jax.jit(jax.vmap(lambda u: conditional_scale.inverse(whitening, conditional_scale.apply(whitening, u))))(u)
+    np.testing.assert_allclose(back, u, rtol=2e-3, atol=2e-3)
+
+
 def test_an_exact_affine_start_stays(getkey):
     start = conditional_scale.affine(jnp.array([3.0, -1.0]), jnp.array([[2.0, 0.0], [-0.5, 0.3]]))
     inverse = jnp.linalg.inv(start.scale_tril)

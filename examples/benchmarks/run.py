@@ -1,18 +1,24 @@
 """Run the benchmark problems with default settings and print a table.
 
-    python examples/benchmarks/run.py                        # all problems, float32, seed 0
-    python examples/benchmarks/run.py funnel --seed 1 --x64  # one of them, in float64
+    python examples/benchmarks/run.py                                    # all problems, float32, seed 0
+    python examples/benchmarks/run.py funnel --seed 1 --x64              # one of them, in float64
+    python examples/benchmarks/run.py --json rows.jsonl --budgets 2 4 8  # resumable: keeps the rows that are there
 
-Columns: share of effective draws among fresh proposals; log Z minus the truth and its standard error; DF-ELBO minus
-the truth; fold fraction on base draws and on base draws stretched by 1.5; largest error of a posterior mean in
-posterior standard deviations (against the exact moments, or a long NUTS run with --nuts); largest relative error of a
-mode's weight; seconds of `warmup` (base search, compilation and training); `reliable`. One JSON line a problem goes to
---json.
+Columns: network evaluations a draw; share of effective draws among fresh proposals; log Z minus the truth and its
+standard error; DF-ELBO and, from exact draws where there are any, DF-EUBO minus the truth; Pareto k; Sinkhorn
+divergence between draws and exact draws, relative to that between two sets of exact draws; fold fraction on base draws
+and on base draws stretched by 1.5; share of draws that the inverse recovers to 1e-4; largest error of a posterior mean
+in posterior standard deviations (against the exact moments, or a long NUTS run with --nuts); largest relative error of
+a mode's weight; millions of target gradients of the optimiser; seconds of the warmup (base search, compilation and
+training); `reliable`. With --budgets the finer budgets are refined in the same warmup, and each gets a row of its own.
+
+Ionosphere, sonar and German credit need their data: set ONESTEP_DATA (see `problems.read_csv`).
 """
 
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +32,86 @@ from problems import PROBLEMS, Problem
 
 from numpyro_onestep import OneStep, OneStepSampler, flow
 from numpyro_onestep import base as base_
+from numpyro_onestep.weights import effective_sample_size, log_mean_weight, pareto_k
 
 COLUMNS = (
+    "nfe",
     "ess",
     "log_z_error",
     "std_error",
     "elbo_gap",
+    "eubo_gap",
     "pareto_k",
+    "sinkhorn",
     "folds",
     "folds_inflated",
+    "inverted",
     "mean_error_sd",
     "mode_error",
+    "gradients",
     "seconds",
 )
+NUM_FRESH = 16_384  # draws behind ess, log Z, ELBO and k of each budget
 
 
-def folds_when_inflated(sampler: OneStepSampler, rng_key: jax.Array, inflate: float, num_draws: int = 2048) -> float:
-    """Share of stretched base draws at which the map is not locally injective or its inverse does not return."""
+class Flow:
+    """The trained map of one budget, with what is measured on it."""
+
+    def __init__(self, sampler: OneStepSampler, num_steps: int):
+        state = sampler.last_state
+        self.base = state.base
+        self.problem = sampler._problem(state)
+        self.blocks = flow.blocks_of(state.train.best, num_steps)
+
+    def folds_and_inverted(self, rng_key: jax.Array, inflate: float, num_draws: int = 2048) -> tuple[float, float]:
+        """Share of base draws at which the map is not locally injective, and share that its inverse recovers."""
+
+        @jax.jit
+        def check(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            y, log_det = flow.forward_and_log_det(self.blocks, x)
+            error = jnp.max(jnp.abs(flow.inverse(self.blocks, y) - x))
+            # the last digits of a large y cannot tell base points apart that lie closer than its rounding
+            return jnp.isnan(log_det), error < 1e-4 * (1 + jnp.max(jnp.abs(x)))
+
+        folded, inverted = jax.vmap(check)(base_.sample(self.base, rng_key, num_draws, inflate))
+        return float(jnp.mean(folded)), float(jnp.mean(inverted))
+
+    def eubo(self, draws: jax.Array) -> float:
+        """Mean log γ(z) − log q(z) over exact draws z, an upper bound of log Z, by the exact inverse."""
+
+        @jax.jit
+        def gap(z: jax.Array) -> jax.Array:
+            u = base_.whiten_point(self.base, z)
+            x = flow.inverse(self.blocks, u)
+            _, log_det = flow.forward_and_log_det(self.blocks, x)
+            return self.problem.target.value(u) - base_.log_prob(self.base, x) + log_det
+
+        return float(jnp.mean(jax.vmap(gap)(draws)))
+
+
+def sinkhorn_ratio(draws: jax.Array, exact: jax.Array, again: jax.Array) -> float:
+    """Sinkhorn divergence of draws to exact draws over that of exact draws to others: 1 for perfect draws."""
+    from ott.geometry import pointcloud
+    from ott.tools.sinkhorn_divergence import sinkhorn_divergence
+
+    scale = jnp.std(exact, axis=0)
+
+    def divergence(x: jax.Array, y: jax.Array) -> jax.Array:
+        return sinkhorn_divergence(pointcloud.PointCloud, x / scale, y / scale, epsilon=0.1 * x.shape[1])[0]
+
+    return float(divergence(draws, exact) / divergence(again, exact))
+
+
+def training_gradients(sampler: OneStepSampler) -> float:
+    """Millions of target gradients that the optimiser used; the base search is not counted."""
     state = sampler.last_state
-    blocks = flow.blocks_of(state.train.best, sampler.sampler.num_steps)
-
-    @jax.jit
-    def folded(x: jax.Array) -> jax.Array:
-        y, log_det = flow.forward_and_log_det(blocks, x)
-        error = jnp.max(jnp.abs(flow.inverse(blocks, y) - x))
-        return jnp.isnan(log_det) | ~(error < 1e-3 * (1 + jnp.max(jnp.abs(x))))
-
-    x0 = base_.sample(state.base, rng_key, num_draws, inflate)
-    return float(jnp.mean(jax.vmap(folded)(x0)))
+    config, num_warmup = sampler.sampler.train_config(state.base.dim), sampler.num_warmup
+    total, done = 0, int(state.train.iteration)
+    for index, stage in enumerate(config.stages):
+        first, last = config.bounds(index, jnp.asarray(num_warmup))
+        iterations = max(0, min(done, int(last)) - int(first))
+        total += iterations * stage.steps_per_iteration * sum(getattr(loss, "batch_size", 0) for loss in stage.losses)
+    return total / 1e6
 
 
 def flat_draws(samples: Any) -> np.ndarray:
@@ -72,10 +130,10 @@ def nuts_moments(problem: Problem, num_samples: int = 10_000) -> tuple[np.ndarra
     return draws.mean(0), draws.std(0)
 
 
-def measure(name: str, seed: int, nuts: bool = False) -> dict[str, Any]:
-    """One row of the table."""
+def measure(name: str, seed: int, budgets: tuple[int, ...] = (), nuts: bool = False) -> Iterator[dict[str, Any]]:
+    """The rows of one problem: one for each budget, from one training."""
     problem = PROBLEMS[name]()
-    kernel = OneStep(problem.model, potential_fn=problem.potential_fn, **problem.options)
+    kernel = OneStep(problem.model, potential_fn=problem.potential_fn, budgets=budgets, **problem.options)
     sampler = OneStepSampler(kernel, num_samples=2500, progress_bar=False)
     params = problem.init_params
     if params is not None:
@@ -85,27 +143,49 @@ def measure(name: str, seed: int, nuts: bool = False) -> dict[str, Any]:
     jax.block_until_ready(sampler.last_state.train.best)
     seconds = time.perf_counter() - start
     sampler.run(random.key(seed + 1), init_params=params)
-    e = sampler.evidence
     draws = flat_draws(sampler.get_samples())
     moments = problem.moments or (nuts_moments(problem) if nuts else None)
-    row = {
-        "problem": name,
-        "seed": seed,
-        "float64": bool(jax.config.jax_enable_x64),
-        "ess": e.ess / e.num_proposals,
-        "log_z_error": e.log_z - problem.log_z,
-        "std_error": e.std_error,
-        "elbo_gap": e.elbo - problem.log_z,
-        "pareto_k": e.pareto_k,
-        "folds": e.fold_fraction,
-        "folds_inflated": folds_when_inflated(sampler, random.key(5), 1.5),
-        "mean_error_sd": float(np.max(np.abs(draws.mean(0) - moments[0]) / moments[1])) if moments else float("nan"),
-        "mode_error": mode_error(problem, draws),
-        "seconds": seconds,
-        "reliable": e.reliable,
-        "warnings": list(e.warnings),
-    }
-    return row
+    for num_steps in (1, *budgets):
+        fresh = sampler.draw(random.key(seed + 2), NUM_FRESH, num_steps=num_steps)
+        log_w = fresh.log_weights
+        log_z, std_error = log_mean_weight(log_w)
+        trained = Flow(sampler, num_steps)
+        folds, _ = trained.folds_and_inverted(random.key(4), 1.0)
+        folds_inflated, _ = trained.folds_and_inverted(random.key(5), 1.5)
+        row = {
+            "problem": name,
+            "seed": seed,
+            "float64": bool(jax.config.jax_enable_x64),
+            "budgets": list(budgets),
+            "nfe": num_steps,
+            "ess": float(effective_sample_size(log_w)) / NUM_FRESH,
+            "log_z_error": float(log_z) - problem.log_z,
+            "log_z_reference_error": problem.log_z_error,
+            "std_error": float(std_error),
+            "elbo_gap": float(jnp.mean(log_w)) - problem.log_z,
+            "eubo_gap": float("nan"),
+            "pareto_k": pareto_k(log_w),
+            "sinkhorn": float("nan"),
+            "folds": folds,
+            "folds_inflated": folds_inflated,
+            "inverted": trained.folds_and_inverted(random.key(4), 1.0)[1],
+            "mean_error_sd": float("nan"),
+            "mode_error": float("nan"),
+            "gradients": training_gradients(sampler),
+            "seconds": seconds,
+        }
+        if num_steps == 1:  # of the corrected draws of the whole run
+            e = sampler.evidence
+            row |= {"reliable": e.reliable, "warnings": list(e.warnings), "mode_error": mode_error(problem, draws)}
+            if moments:
+                row["mean_error_sd"] = float(np.max(np.abs(draws.mean(0) - moments[0]) / moments[1]))
+        if problem.draws is not None:
+            exact, again = (problem.draws(random.key(k), 2048) for k in (6, 7))
+            row["eubo_gap"] = trained.eubo(exact) - problem.log_z
+            corrected = jnp.asarray(draws[:: len(draws) // 2048][:2048], exact.dtype)
+            if num_steps == 1:
+                row["sinkhorn"] = sinkhorn_ratio(corrected, exact, again)
+        yield row
 
 
 def mode_error(problem: Problem, draws: np.ndarray) -> float:
@@ -124,19 +204,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problems", nargs="*", help=f"any of {', '.join(PROBLEMS)}; all by default")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--budgets", type=int, nargs="*", default=[], help="finer budgets to refine, such as 2 4 8")
     parser.add_argument("--x64", action="store_true", help="double precision")
     parser.add_argument("--nuts", action="store_true", help="compare means with a long NUTS run where none are known")
-    parser.add_argument("--json", type=Path, help="append one JSON line a problem to this file")
+    parser.add_argument("--json", type=Path, help="append one JSON line a row to this file; skip what it already holds")
     options = parser.parse_args()
     if options.x64:
         numpyro.enable_x64()
-    print(f"{'problem':22}" + "".join(f"{c:>15}" for c in COLUMNS) + "  reliable", flush=True)
+    budgets = tuple(options.budgets)
+    known = [json.loads(line) for line in options.json.open()] if options.json and options.json.exists() else []
+    done = {(row["problem"], row["seed"], row["float64"], tuple(row["budgets"])) for row in known}
+    print(f"{'problem':24}" + "".join(f"{c:>15}" for c in COLUMNS) + "  reliable", flush=True)
     for name in options.problems or PROBLEMS:
-        row = measure(name, options.seed, options.nuts)
-        print(f"{name:22}" + "".join(f"{row[c]:15.4f}" for c in COLUMNS) + f"  {row['reliable']}", flush=True)
+        if (name, options.seed, options.x64, budgets) in done:
+            print(f"{name:24} is in {options.json} already")
+            continue
+        rows = []
+        for row in measure(name, options.seed, budgets, options.nuts):
+            print(f"{name:24}" + "".join(f"{row[c]:15.4f}" for c in COLUMNS) + f"  {row.get('reliable')}", flush=True)
+            rows.append(row)
         if options.json:
             with options.json.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 if __name__ == "__main__":
