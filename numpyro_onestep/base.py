@@ -26,17 +26,19 @@ __all__ = [
 
 
 class Base(NamedTuple):
-    """p0 in whitened coordinates u, and the whitening map from u to the unconstrained space.
+    """p0 in whitened coordinates u, and the map z = rotation·whitening(u) to the unconstrained space.
 
     Attributes:
         mixture: p0 on u; with one component it is exactly the standard normal.
-        whitening: z(u), affine or with conditional scales.
+        whitening: affine or with conditional scales.
         annealed: whether p0 only spans the target's modes, so that training must anneal from p0 to the target.
+        rotation: orthogonal, shape (D, D); its columns are the axes along which the target factorises best.
     """
 
     mixture: Mixture
     whitening: Whitening
     annealed: Array
+    rotation: Array
 
     @property
     def dim(self) -> int:
@@ -68,12 +70,12 @@ def score(base: Base, u: Array) -> Array:
 
 def unwhiten(base: Base, u: Array) -> Array:
     """z(u) of one point."""
-    return conditional_scale.apply(base.whitening, u)
+    return base.rotation @ conditional_scale.apply(base.whitening, u)
 
 
 def whiten_point(base: Base, z: Array) -> Array:
     """u(z) of one point, the inverse of `unwhiten`."""
-    return conditional_scale.inverse(base.whitening, z)
+    return conditional_scale.inverse(base.whitening, base.rotation.T @ z)
 
 
 def whitening_log_det(base: Base, u: Array) -> Array:
@@ -96,8 +98,8 @@ def whiten_target(base: Base, target: LogDensity) -> LogDensity:
     return LogDensity(value, value_and_grad, jax.jacfwd(lambda u: value_and_grad(u)[1]))
 
 
-def whiten(q: Mixture, annealed: bool | Array = False) -> Base:
-    """The base with the density `q` on z, in coordinates in which it has mean zero and unit covariance."""
+def whiten(q: Mixture, annealed: bool | Array = False, rotation: Array | None = None) -> Base:
+    """The base with the density `q` on rotationᵀz, in coordinates in which it has mean zero and unit covariance."""
     weights = jnp.exp(q.log_weights)
     shift = weights @ q.means
     centered = q.means - shift
@@ -106,4 +108,5 @@ def whiten(q: Mixture, annealed: bool | Array = False) -> Base:
     means = solve_triangular(tril, centered.T, lower=True).T
     trils = jax.vmap(lambda component: solve_triangular(tril, component, lower=True))(q.scale_trils)
     whitening = conditional_scale.affine(shift, tril)
-    return Base(Mixture(q.log_weights, means, trils), whitening, jnp.array(annealed))
+    rotation = jnp.eye(len(shift), dtype=shift.dtype) if rotation is None else rotation
+    return Base(Mixture(q.log_weights, means, trils), whitening, jnp.array(annealed), rotation)

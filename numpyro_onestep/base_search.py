@@ -24,6 +24,7 @@ _NUM_STARTS = 512
 _MAX_MODES = 64
 _FEW_MODES = 8
 _MAX_CONDITIONAL_DIM = 256
+_NUM_HESSIANS = 64
 _NUM_CANDIDATES = 8  # half from the modes, half from the raw starts
 
 
@@ -40,10 +41,12 @@ def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], 
     polish = jax.jit(lambda starts: modes.polish(target, starts))
     fit_one = jax.jit(lambda key, found, starts: _fit_one(target, init_scale, key, found, starts))
     fit_many = jax.jit(lambda key, q: _refine(target, key, q))
+    common_axes = jax.jit(lambda key, starts: _common_axes(target, key, starts[:_NUM_HESSIANS]))
     fit_scales = jax.jit(lambda key, base: _fit_scales(target, key, base))
 
     def search(rng_key: Array, center: Array) -> Base:
         key_ascend, key_one, key_many, key_scales = random.split(rng_key, 4)
+        key_axes = random.fold_in(key_one, 1)
         starts, ends, picked, num_distinct = ascend(key_ascend, center)
         if isinstance(num_distinct, Tracer):
             return _search_traced(fit_one, fit_many, key_one, key_many, polish(ends[picked[:_FEW_MODES]]), starts)
@@ -58,7 +61,8 @@ def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], 
         num_modes = int(jnp.sum(found.valid))
         # the starts ended in more places than are looked at, and most of those are modes: there are many more
         if int(num_distinct) == _MAX_MODES and int(jnp.sum(found.distinct)) > _MAX_MODES // 2:
-            return whiten(_broad(ends, found), annealed=True)
+            axes = common_axes(key_axes, starts)
+            return whiten(_broad(ends @ axes, axes.T @ found.scale_trils), annealed=True, rotation=axes)
         single, single_elbo = fit_one(key_one, found, starts)
         if num_modes > 1:
             mixture, mixture_elbo = fit_many(key_many, _at_modes(found, jnp.flatnonzero(found.valid)))
@@ -126,11 +130,33 @@ def _at_modes(found: Modes, which: Array) -> Mixture:
     )
 
 
-def _broad(ends: Array, found: Modes) -> Mixture:
+def _broad(ends: Array, scale_trils: Array) -> Mixture:
     """One diagonal Gaussian with the moments of the modes reached from all starts, each as wide as its Laplace fit."""
-    within = jnp.mean(jnp.sum(found.scale_trils**2, axis=2), axis=0)
+    within = jnp.mean(jnp.sum(scale_trils**2, axis=2), axis=0)
     scale = jnp.sqrt(jnp.var(ends, axis=0) + within)
     return Mixture(jnp.zeros(1, ends.dtype), jnp.mean(ends, axis=0)[None], jnp.diag(scale)[None])
+
+
+def _common_axes(target: LogDensity, rng_key: Array, points: Array) -> Array:
+    """Axes, as columns, along which the target is nearly a product of one-dimensional densities, where there are any.
+
+    The Hessians of a product are diagonal everywhere, those of a rotated one commute: the eigenvectors of one random
+    combination then make all of them diagonal. The axes stay as they are unless more than a hundredth of the Hessians'
+    squared norm is off the diagonals, and the eigenvectors leave less than half of that there, and less than a tenth.
+    """
+    hessians = jax.vmap(target.hessian)(points)
+    hessians = jnp.where(jnp.all(jnp.isfinite(hessians), axis=(1, 2), keepdims=True), hessians, 0.0)
+    hessians = hessians / (jnp.linalg.norm(hessians, axis=(1, 2), keepdims=True) + 1e-30)
+    combination = jnp.tensordot(random.normal(rng_key, (len(points),), points.dtype), hessians, axes=1)
+    rotated = jnp.linalg.eigh(combination)[1]
+    still = jnp.eye(points.shape[1], dtype=points.dtype)
+
+    def share_off_diagonal(axes: Array) -> Array:
+        diagonals = jnp.einsum("ia,kij,ja->ka", axes, hessians, axes)
+        return 1 - jnp.sum(diagonals**2) / jnp.sum(hessians**2)
+
+    before, after = share_off_diagonal(still), share_off_diagonal(rotated)
+    return jnp.where((before > 0.01) & (after < 0.5 * before) & (after < 0.1), rotated, still)
 
 
 def _search_traced(

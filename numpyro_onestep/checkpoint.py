@@ -18,7 +18,7 @@ from numpyro_onestep.network import StepNetwork
 
 __all__ = ["load", "save"]
 
-_FORMAT = 1
+_FORMAT = 2
 _TUPLE = "__tuple__"
 
 
@@ -63,7 +63,7 @@ def load(cls: Any, path: str | Path, kernel: OneStep) -> Any:
     sampler = cls(kernel, **content["counts"])
     sampler._args, sampler._kwargs = _decode(content["args"]), _decode(content["kwargs"])
     base = jax.tree.map(jnp.asarray, _decode(content["base"]))
-    base = Base(Mixture(**base["mixture"]), Whitening(**base["whitening"]), base["annealed"])
+    base = Base(Mixture(**base["mixture"]), Whitening(**base["whitening"]), base["annealed"], base["rotation"])
     key = random.key(0)
     init_params = jax.tree.map(jnp.asarray, _decode(content["init_params"]))
     kernel.prepare(key, init_params, sampler._args, sampler._kwargs)

@@ -248,7 +248,7 @@ class OneStep(MCMCKernel):
 
     def _first_state(self, rng_key: Array, base: Base | None, trained: TrainState | None) -> OneStepState:
         chains = () if is_prng_key(rng_key) else (len(rng_key),)
-        point = self.setup.center if base is None else base.whitening.shift
+        point = self.setup.center if base is None else base_.unwhiten(base, jnp.zeros_like(self.setup.center))
         z = self.setup.unravel(point)
         zero = jnp.zeros(chains, point.dtype)
         return OneStepState(

@@ -107,6 +107,23 @@ def test_search_fits_a_correlated_gaussian_far_away(getkey):
     np.testing.assert_allclose(white @ white.T, np.eye(3), atol=0.02)
 
 
+def test_search_finds_the_axes_of_a_rotated_product(getkey):
+    dim = 6
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(dim, dim)))[0].astype(np.float32)
+    potential = lambda x: jnp.sum(x**4 - 6 * x**2)  # noqa: E731
+    many_modes = safe_log_density(lambda z: -potential(rotation.T @ z))
+    base = searcher(many_modes, 3.0)(getkey(), jnp.zeros(dim))
+    assert bool(base.annealed)
+    # the axes found are those of the product up to order and sign
+    match = np.abs(base.rotation.T @ rotation)
+    np.testing.assert_allclose(np.sort(match, axis=1)[:, -1], 1.0, atol=0.02)
+    u = random.normal(getkey(), (100, dim))
+    back = jax.vmap(lambda u: base_.whiten_point(base, base_.unwhiten(base, u)))(u)
+    np.testing.assert_allclose(back, u, atol=1e-3)
+    straight = searcher(safe_log_density(lambda z: -potential(z)), 3.0)(getkey(), jnp.zeros(dim))
+    np.testing.assert_array_equal(straight.rotation, np.eye(dim))
+
+
 def weight_per_mode(base):
     """The weight of the components centred within one unit of each of PAIR's modes, for one base."""
     means = base.whitening.shift + base.mixture.means @ base.whitening.scale_tril.T
