@@ -47,7 +47,7 @@ class OneStep(MCMCKernel):
             `run`. The evidence is that of γ as it stands, constants included.
         num_steps: network evaluations per draw, a power of two up to 128. Without training for it a finer budget
             draws as well as one step.
-        budgets: further budgets to refine in the same warmup, each for six tenths of the first one's time.
+        budgets: further budgets to refine in the same warmup, each for as long as the one-step map.
         correction: "metropolis" (default, exact), "resample" (each draw chosen from 32 proposals by weight) or "none"
             (the flow's own draws, biased as far as the flow is).
         init_strategy: NumPyro initialisation strategy of the first starting point.
@@ -55,7 +55,7 @@ class OneStep(MCMCKernel):
         width: ridge directions of each block of the network.
         num_blocks: blocks of one step; by default 3 up to 16 dimensions and 2 above.
         batch_size: base draws per optimiser step.
-        steps_per_iteration: optimiser steps of one warmup iteration; by default 10 up to 16 dimensions and 3 above.
+        steps_per_iteration: optimiser steps of one warmup iteration; by default 10 up to 16 dimensions and 4 above.
         learning_rate: peak learning rate; by default .03 up to 16 dimensions and .06/√D above.
         state_consistency: weight of the self-distillation loss, one step against two half steps.
         volume_consistency: weight of the same for the log-determinants.

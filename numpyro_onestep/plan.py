@@ -6,7 +6,7 @@ from numpyro_onestep.train import Stage, TrainConfig
 __all__ = ["default_num_blocks", "plan"]
 
 _SMALL_DIM = 16  # up to here one more block and more, cheaper steps are worth it
-_REFINEMENT = 0.6  # time spent on a finer budget, relative to the one-step map's
+_REFINEMENT = 1.0  # time spent on a finer budget, relative to the one-step map's
 
 
 def default_num_blocks(dim: int) -> int:
@@ -31,11 +31,11 @@ def plan(
         dim: dimension D.
         budgets: the finer budgets to refine, in rising order.
         batch_size: base draws per optimiser step.
-        steps_per_iteration: optimiser steps of one iteration; by default 10 up to 16 dimensions and 3 above.
+        steps_per_iteration: optimiser steps of one iteration; by default 10 up to 16 dimensions and 4 above.
         learning_rate: peak learning rate; by default .03 up to 16 dimensions and .06/√D above.
         consistency: weights of state and volume consistency, added to every stage.
     """
-    steps = steps_per_iteration or (10 if dim <= _SMALL_DIM else 3)
+    steps = steps_per_iteration or (10 if dim <= _SMALL_DIM else 4)
     rate = learning_rate or (0.03 if dim <= _SMALL_DIM else 0.06 / dim**0.5)
     longer = 1 + _REFINEMENT * len(budgets)
 
