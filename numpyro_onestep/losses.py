@@ -1,6 +1,6 @@
 """The objectives: frozen dataclasses with one signature, `loss(network, teacher, problem, rng_key, annealing)`.
 
-The stochastic path objectives of the paper (reverse KL over paths and its log-variance form) belong here too.
+Those of the paper on its stochastic paths are in `path_losses.py`.
 """
 
 from dataclasses import dataclass

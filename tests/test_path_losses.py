@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+from jax.flatten_util import ravel_pytree
+
+from numpyro_onestep import base as base_
+from numpyro_onestep import sde
+from numpyro_onestep.losses import Problem
+from numpyro_onestep.mixture_vi import Mixture
+from numpyro_onestep.network import ControlNetwork
+from numpyro_onestep.path_losses import LogVariance, PathConsistency, PathKL, control_of
+from numpyro_onestep.schedule import NOISE
+from numpyro_onestep.target import safe_log_density
+from numpyro_onestep.weights import log_mean_weight
+
+DIM = 2
+LOG_Z = 3.0
+BASE = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, DIM)), jnp.eye(DIM)[None]))
+TARGET = safe_log_density(lambda x: LOG_Z - 0.5 * jnp.sum((x - 0.7) ** 2) - jnp.log(2 * jnp.pi))
+PROBLEM = Problem(BASE, TARGET)
+
+
+@pytest.fixture
+def network(getkey):
+    """A network with every parameter off its initial value."""
+    flat, unravel = ravel_pytree(ControlNetwork(DIM, width=16, rng_key=getkey()))
+    return unravel(flat + 0.1 * random.normal(getkey(), flat.shape))
+
+
+@pytest.mark.parametrize("noise", sorted(NOISE))
+def test_noise_integrates_to_its_total(noise):
+    t = jnp.linspace(0, 1, 2001)
+    assert np.trapezoid(NOISE[noise](t, 5.0), t) == pytest.approx(5.0, rel=1e-3)
+    assert np.all(np.diff(NOISE[noise](t)) > 0)
+
+
+@pytest.mark.parametrize("num_steps", [2, 16])
+@pytest.mark.parametrize("noise", sorted(NOISE))
+def test_path_weights_average_to_the_evidence(getkey, network, noise, num_steps):
+    loss = PathKL(num_steps=num_steps, batch_size=20_000, noise=noise)
+    log_w = jax.jit(lambda network, key: loss.log_weights(network, PROBLEM, loss.paths(network, PROBLEM, key)))(
+        network, getkey()
+    )
+    log_z, std_error = log_mean_weight(np.asarray(log_w))
+    assert abs(log_z - LOG_Z) < 5 * std_error
+    assert std_error < 0.3
+
+
+def test_without_control_the_base_is_kept(getkey):
+    # nothing to do: the Langevin kernels of the base are reversible, up to the length of a step
+    network = ControlNetwork(DIM, width=16, rng_key=getkey())
+    problem = Problem(BASE, safe_log_density(lambda x: base_.log_prob(BASE, x)))
+
+    def spread(num_steps):
+        loss = LogVariance(num_steps=num_steps, batch_size=2000)
+        return float(jax.jit(lambda key: loss(network, network, problem, key, 1.0))(getkey()))
+
+    assert spread(128) < 0.02
+    assert spread(128) < 0.5 * spread(16)
+
+
+def test_log_variance_has_the_gradient_of_the_path_kl(getkey, network):
+    losses = [kind(num_steps=4, batch_size=4096) for kind in (PathKL, LogVariance)]
+
+    @jax.jit
+    def gradients(key):
+        return [ravel_pytree(jax.grad(loss)(network, network, PROBLEM, key, 1.0))[0] for loss in losses]
+
+    kl, log_variance = (np.mean(g, axis=0) for g in zip(*[gradients(getkey()) for _ in range(40)], strict=True))
+    cosine = kl @ log_variance / np.linalg.norm(kl) / np.linalg.norm(log_variance)
+    assert cosine > 0.97
+    assert np.linalg.norm(log_variance) / np.linalg.norm(kl) == pytest.approx(1.0, abs=0.1)
+
+
+def test_consistency_compares_one_step_with_two_of_the_teacher(getkey, network):
+    loss = PathConsistency(num_steps=2, batch_size=32, state_weight=2.0, volume_weight=3.0)
+    teacher = jax.tree.map(lambda leaf: 0.5 * leaf, network)
+    key = getkey()
+
+    @jax.jit
+    def expected(network, teacher):
+        # with T = 2 there is one choice of time and length: the whole way from the base
+        x = loss.paths(network, PROBLEM, random.split(key, 3)[0]).states[:, 0]
+
+        def move(network, x, t, d):
+            step = lambda x: sde.flow_step(control_of(network, PROBLEM), loss.beta, x, t, d)  # noqa: E731
+            return step(x), jnp.linalg.slogdet(jax.jacfwd(step)(x))[1]
+
+        def one(x):
+            whole, log_det = move(network, x, jnp.array(1.0), jnp.array(1.0))
+            middle, first = move(teacher, x, jnp.array(1.0), jnp.array(0.5))
+            end, second = move(teacher, middle, jnp.array(0.5), jnp.array(0.5))
+            return jnp.sum((whole - end) ** 2), (log_det - first - second) ** 2
+
+        state, volume = jax.vmap(one)(x)
+        return 2 * jnp.mean(state) + 3 * jnp.mean(volume)
+
+    value, grads = jax.jit(jax.value_and_grad(lambda *nets: loss(*nets, PROBLEM, key, 1.0), argnums=(0, 1)))(
+        network, teacher
+    )
+    assert float(value) == pytest.approx(float(expected(network, teacher)), rel=1e-3)
+    assert float(value) > 1e-4
+    student, fixed = (ravel_pytree(g)[0] for g in grads)
+    assert np.max(np.abs(student)) > 1e-4
+    assert np.all(np.asarray(fixed) == 0)
