@@ -48,7 +48,7 @@ class TrainConfig:
 
     Attributes:
         stages: what is done one after the other.
-        num_held_out: base draws of one evaluation.
+        num_held_out: base draws of one evaluation, a multiple of 512.
     """
 
     stages: tuple[Stage, ...]
@@ -147,8 +147,9 @@ def init(
         done=jnp.array(False),
     )
     # the identity's weights need no flow, and so nothing of it is compiled here
-    x0 = _held_out(state, problem, config)
-    log_w = jax.vmap(lambda x: problem.target.value(x) - base_.log_prob(problem.base, x))(x0)
+    log_w = _held_out_weights(
+        state, problem, config, jax.vmap(lambda x: problem.target.value(x) - base_.log_prob(problem.base, x))
+    )
     state = _judge(state, log_w, config.num_held_out, jnp.array(True))._replace(average=network)
     # strong types throughout, so that the second iteration does not compile again
     return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else lax.convert_element_type(leaf, leaf.dtype), state)
@@ -158,17 +159,29 @@ def _is_key(leaf: Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _held_out(state: TrainState, problem: Problem, config: TrainConfig) -> Array:
-    """Base draws that training never sees, and after them as many stretched ones that reach into the tails."""
-    inflate = jnp.repeat(jnp.array([1.0, 1 + problem.base.dim**-0.5]), config.num_held_out)[:, None]
-    return base_.sample(problem.base, random.fold_in(state.rng_key, 2**31 - 1), 2 * config.num_held_out, inflate)
+_CHUNK = 512
+
+
+def _held_out_weights(
+    state: TrainState, problem: Problem, config: TrainConfig, weigh: Callable[[Array], Array]
+) -> Array:
+    """Log weights of base draws that training never sees, and after them of as many stretched ones, into the tails.
+
+    In small chunks: two CPU devices that share their threads were seen to wait for one another in larger ones.
+    """
+    num_chunks = config.num_held_out // _CHUNK
+    keys = random.split(random.fold_in(state.rng_key, 2**31 - 1), 2 * num_chunks)
+    inflate = jnp.repeat(jnp.array([1.0, 1 + problem.base.dim**-0.5]), num_chunks)
+    chunk = lambda inputs: weigh(base_.sample(problem.base, inputs[0], _CHUNK, inputs[1]))  # noqa: E731
+    return lax.map(chunk, (keys, inflate)).ravel()
 
 
 def _evaluate(
     state: TrainState, problem: Problem, config: TrainConfig, stage: Stage, counts: Array | bool
 ) -> TrainState:
     """Judge the averaged network on held-out draws; finer budgets have their own turn even if a coarse one fits."""
-    _, log_w = log_weights(state.average, problem, _held_out(state, problem, config), stage.num_steps)
+    weigh = lambda x0: log_weights(state.average, problem, x0, stage.num_steps)[1]  # noqa: E731
+    log_w = _held_out_weights(state, problem, config, weigh)
     judged = _judge(state, log_w, config.num_held_out, jnp.asarray(counts))
     return judged if stage is config.stages[0] else judged._replace(done=state.done)
 
