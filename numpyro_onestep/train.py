@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax, random
 from jax.flatten_util import ravel_pytree
+from jax.scipy.special import logsumexp
 
 from numpyro_onestep import base as base_
 from numpyro_onestep import flow, schedule
@@ -96,6 +97,8 @@ class TrainState(NamedTuple):
 
 
 _NUM_EVALUATIONS = 20
+_CHUNK = 512  # held-out draws weighed at once
+_DEPTH = 10.0  # nats below the mean weight at which a held-out weight no longer counts for less
 _optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.scale_by_adam())
 
 
@@ -159,9 +162,6 @@ def _is_key(leaf: Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-_CHUNK = 512
-
-
 def _held_out_weights(
     state: TrainState, problem: Problem, config: TrainConfig, weigh: Callable[[Array], Array]
 ) -> Array:
@@ -189,14 +189,17 @@ def _evaluate(
 def _judge(state: TrainState, log_w: Array, num_held_out: int, counts: Array) -> TrainState:
     """Record what the averaged network's log weights tell; keep it if it `counts` and is the best so far.
 
-    The best has the highest ELBO less one standard error, since the highest of many noisy ones is a lucky one. Training
-    is done only where the weights are constant in the tails too: few of the plain draws lie there.
+    The best has the highest ELBO less one standard error, since the highest of many noisy ones is a lucky one; a draw
+    that ends where the target has no density costs it 10 nats, not everything. Training is done only where the weights
+    are constant in the tails too: few of the plain draws lie there.
     """
     constant = jnp.std(log_w) < 0.01
     log_w = log_w[:num_held_out]
     folded = jnp.isnan(log_w)
     elbo = jnp.mean(jnp.where(folded, -jnp.inf, log_w))
-    lower = elbo - jnp.std(log_w) / len(log_w) ** 0.5
+    log_mean = logsumexp(jnp.where(folded, -jnp.inf, log_w)) - jnp.log(num_held_out)
+    bounded = jnp.where(folded, -jnp.inf, jnp.maximum(log_w, log_mean - _DEPTH))
+    lower = jnp.mean(bounded) - jnp.std(bounded) / num_held_out**0.5
     better = counts & (lower > state.best_elbo)
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.average, state.best)
     return state._replace(

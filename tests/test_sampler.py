@@ -179,3 +179,18 @@ def test_errors():
     sampler = OneStepSampler(OneStep(potential_fn=banana_potential))
     with pytest.raises(ValueError, match="leading dimension"):
         sampler.run(random.key(0), init_params={"x": jnp.zeros(()), "y": jnp.zeros(())})
+
+
+def test_budgets_are_refined_and_drawn_from():
+    kernel = OneStep(skewed, budgets=(2,), num_blocks=1, width=16)
+    sampler = OneStepSampler(kernel, num_warmup=60, num_samples=100, progress_bar=False)
+    sampler.run(random.key(0))
+    elbos = [float(sampler.draw(random.key(1), 20_000, num_steps=n).log_weights.mean()) for n in (1, 2, 4)]
+    # a network is kept only where it is better; the last one tells what was trained
+    corrections = sampler.last_state.train.network.arrays()["shift_corrections"]
+    assert np.any(corrections[0] != 0)
+    assert np.all(corrections[1:] == 0)
+    assert elbos[1] > elbos[0] - 0.01
+    assert elbos[2] == pytest.approx(elbos[0], abs=1e-3)
+    with pytest.raises(ValueError, match="power of two"):
+        OneStep(skewed, budgets=(2, 6))

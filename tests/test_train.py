@@ -108,6 +108,19 @@ def test_pieces_equal_the_whole_bitwise(start):
     assert np.any(flat(other.network) != flat(whole.network))
 
 
+def test_a_region_without_density_does_not_stop_the_best(start):
+    # some held-out draws will always end there: the true ELBO is minus infinity
+    def log_density(x):
+        return jnp.where(x[0] > 2.0, -jnp.inf, banana(0.8).target.value(x))
+
+    problem = Problem(BASE, safe_log_density(log_density))
+    state = train.init(random.key(1), problem, config(), NUM_ITERATIONS, num_blocks=1, width=8)
+    assert np.isfinite(state.best_elbo)
+    assert not np.isfinite(state.elbo)
+    last = jax.jit(lambda state: train.advance(state, problem, config(), NUM_ITERATIONS))(state)
+    assert float(last.best_elbo) > float(state.best_elbo) + 0.05
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_bad_gradient_changes_no_parameter(start, bad):
     state = advance(start, 3, factor=bad)
