@@ -25,7 +25,7 @@ from jax.scipy.special import logsumexp
 
 from numpyro_onestep.target import LogDensity
 
-__all__ = ["Whitening", "affine", "apply", "fit", "inverse", "log_affinity", "log_det", "push_score"]
+__all__ = ["Whitening", "affine", "apply", "fit", "influence", "inverse", "log_affinity", "log_det", "push_score"]
 
 _BOUND = 10.0  # of the log scales: a factor of 20,000 each way
 
@@ -114,6 +114,11 @@ def push_score(f: Whitening, u: Array, score: Array) -> Array:
     jacobian = scales[:, None] * (inner + (2 * _shifted(f, v, scales) - v)[:, None] * slopes)
     v_score = (score - change) * jnp.exp(-log_slope) - jnp.sum(slopes, axis=0)
     return solve_triangular(f.scale_tril, solve_triangular(jacobian, v_score, lower=True, trans=1), lower=True, trans=1)
+
+
+def influence(f: Whitening) -> Array:
+    """How strongly each coordinate acts on the log scales of those after it: a norm over them, shape (D,)."""
+    return jnp.sqrt(jnp.sum(jnp.tril(f.scale_slopes, -1) ** 2 + jnp.tril(f.scale_bends, -1) ** 2, axis=0))
 
 
 def log_affinity(target: LogDensity, rng_key: Array, f: Whitening, num_draws: int = 512) -> Array:

@@ -17,7 +17,7 @@ from numpyro_onestep.base import Base
 from numpyro_onestep.base_search import searcher
 from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.losses import Problem
-from numpyro_onestep.plan import default_num_blocks, plan
+from numpyro_onestep.plan import plan
 from numpyro_onestep.state import OneStepState
 from numpyro_onestep.target import ModelSetup, safe_log_density, setup_model, setup_potential
 from numpyro_onestep.train import TrainConfig, TrainState
@@ -47,16 +47,17 @@ class OneStep(MCMCKernel):
             `run`. The evidence is that of γ as it stands, constants included.
         num_steps: network evaluations per draw, a power of two up to 128. Without training for it a finer budget
             draws as well as one step.
-        budgets: further budgets to refine in the same warmup, each for as long as the one-step map.
+        budgets: further budgets to refine in the same warmup, each for half as long as the one-step map.
         correction: "metropolis" (default, exact), "resample" (each draw chosen from 32 proposals by weight) or "none"
             (the flow's own draws, biased as far as the flow is).
         init_strategy: NumPyro initialisation strategy of the first starting point.
         init_scale: spread, in unconstrained space, of the 512 starting points around the first one.
         width: ridge directions of each block of the network.
-        num_blocks: blocks of one step; by default 3 up to 16 dimensions and 2 above.
-        batch_size: base draws per optimiser step.
-        steps_per_iteration: optimiser steps of one warmup iteration; by default 10 up to 16 dimensions and 4 above.
-        learning_rate: peak learning rate; by default .03 up to 16 dimensions and .06/√D above.
+        num_blocks: blocks of one step.
+        batch_size: base draws per optimiser step; by default 128 up to 16 dimensions and 64 above.
+        steps_per_iteration: optimiser steps of one warmup iteration; by default 10 up to 32 dimensions and 320/D above,
+            not less than 3.
+        learning_rate: peak learning rate; above 4 dimensions 2/√D of it where training anneals from a broad base.
         state_consistency: weight of the self-distillation loss, one step against two half steps.
         volume_consistency: weight of the same for the log-determinants.
         forward_mode_differentiation: use forward mode, for models with `while_loop`.
@@ -87,10 +88,10 @@ class OneStep(MCMCKernel):
         init_strategy: Callable = init_to_uniform,
         init_scale: float = 3.0,
         width: int = 128,
-        num_blocks: int | None = None,
-        batch_size: int = 128,
+        num_blocks: int = 3,
+        batch_size: int | None = None,
         steps_per_iteration: int | None = None,
-        learning_rate: float | None = None,
+        learning_rate: float = 0.03,
         state_consistency: float = 0.0,
         volume_consistency: float = 0.0,
         forward_mode_differentiation: bool = False,
@@ -238,8 +239,7 @@ class OneStep(MCMCKernel):
         """The untrained flow on `base`."""
         dim = base.dim
         config, problem = self.train_config(dim), self.problem(base, args, kwargs)
-        num_blocks = self._num_blocks or default_num_blocks(dim)
-        return jax.jit(lambda key: train.init(key, problem, config, num_warmup, num_blocks, self._width))(rng_key)
+        return jax.jit(lambda key: train.init(key, problem, config, num_warmup, self._num_blocks, self._width))(rng_key)
 
     def resumed_state(self, rng_key: Array, base: Base, trained: TrainState) -> OneStepState:
         """A state at the end of warmup with a flow trained elsewhere."""

@@ -6,7 +6,7 @@ from jax import Array
 __all__ = ["NOISE", "annealing", "cosine_noise", "learning_rate", "linear_noise"]
 
 
-def learning_rate(progress: Array, peak: float, warm_up: float = 0.02, final: float = 0.01) -> Array:
+def learning_rate(progress: Array, peak: float | Array, warm_up: float = 0.02, final: float = 0.01) -> Array:
     """Linear warm-up to `peak`, then half a cosine down to `final`·`peak`."""
     rise = jnp.minimum(1.0, progress / warm_up)
     fall = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip((progress - warm_up) / (1 - warm_up), 0.0, 1.0)))

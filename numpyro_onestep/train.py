@@ -32,7 +32,7 @@ class Stage:
         losses: the objectives, summed.
         num_steps: the budget whose held-out DF-ELBO decides which network is kept.
         steps_per_iteration: optimiser steps of one iteration.
-        learning_rate: peak learning rate.
+        learning_rate: peak learning rate; above 4 dimensions 2/√D of it where training anneals from a broad base.
         share: of all iterations, relative to the other stages'.
     """
 
@@ -232,7 +232,9 @@ def _optimize(
     optimizer_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), optimizer_state, state.optimizer_state)
     # one flat vector: far less to compile and to dispatch than twenty leaves
     params, unravel = ravel_pytree(state.network)
-    rate = jnp.where(finite, schedule.learning_rate(progress, stage.learning_rate), 0.0)
+    # towards many modes at once, smaller steps end higher
+    peak = stage.learning_rate * jnp.where(anneal, min(1.0, 2 / problem.base.dim**0.5), 1.0)
+    rate = jnp.where(finite, schedule.learning_rate(progress, peak), 0.0)
     params = params - rate * jnp.asarray(updates)
     decay = jnp.where(finite, jnp.minimum(0.998, (1 + step) / (10 + step)), 1.0)
     average = ravel_pytree(state.average)[0]

@@ -6,7 +6,7 @@ import numpyro_onestep
 ROOT = Path(numpyro_onestep.__file__).parent
 TREES = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
 LAYERS = [
-    {"block", "metropolis", "schedule", "target", "weights"},
+    {"block", "log_det", "metropolis", "schedule", "target", "weights"},
     {"conditional_scale", "mixture_vi", "modes", "network"},
     {"base", "flow"},
     {"base_search", "losses", "sde"},

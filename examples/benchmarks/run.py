@@ -9,8 +9,9 @@ standard error; DF-ELBO and, from exact draws where there are any, DF-EUBO minus
 divergence between draws and exact draws, relative to that between two sets of exact draws; fold fraction on base draws
 and on base draws stretched by 1.5; share of draws that the inverse recovers to 1e-4; largest error of a posterior mean
 in posterior standard deviations (against the exact moments, or a long NUTS run with --nuts); largest relative error of
-a mode's weight; millions of target gradients of the optimiser; seconds of the warmup (base search, compilation and
-training); `reliable`. With --budgets the finer budgets are refined in the same warmup, and each gets a row of its own.
+a mode's weight; millions of target gradients, those of the base search at most; seconds of the warmup (base search,
+compilation and training); `reliable`. With --budgets the finer budgets are refined in the same warmup, and each gets a
+row of its own; --curve adds rows for all budgets up to 128 as they come.
 
 Ionosphere, sonar and German credit need their data: set ONESTEP_DATA (see `problems.read_csv`).
 """
@@ -51,6 +52,7 @@ COLUMNS = (
     "gradients",
     "seconds",
 )
+ALL_BUDGETS = (1, 2, 4, 8, 16, 32, 64, 128)
 NUM_FRESH = 16_384  # draws behind ess, log Z, ELBO and k of each budget
 
 
@@ -109,7 +111,7 @@ def sinkhorn_ratio(draws: jax.Array, exact: jax.Array, again: jax.Array) -> floa
 
 
 def training_gradients(sampler: OneStepSampler) -> float:
-    """Millions of target gradients that the optimiser used; the base search is not counted."""
+    """Millions of target gradients: those of the optimiser, and a bound of those of the base search."""
     state = sampler.last_state
     config, num_warmup = sampler.sampler.train_config(state.base.dim), sampler.num_warmup
     total, done = 0, int(state.train.iteration)
@@ -117,7 +119,17 @@ def training_gradients(sampler: OneStepSampler) -> float:
         first, last = config.bounds(index, jnp.asarray(num_warmup))
         iterations = max(0, min(done, int(last)) - int(first))
         total += iterations * stage.steps_per_iteration * sum(getattr(loss, "batch_size", 0) for loss in stage.losses)
-    return total / 1e6
+    return (total + search_gradients(state.base.dim, len(state.base.mixture.means))) / 1e6
+
+
+def search_gradients(dim: int, num_components: int) -> int:
+    """At most so many target gradients find a base; a Hessian counts as D of them."""
+    ascent = 512 * 200
+    newton = (64 if num_components > 1 else 8) * 61 * (1 + dim)
+    draws = max(64, 2 * dim + 2)
+    gaussians = draws * (8 * 60 + 200 + 200 * (num_components if num_components > 1 else 0))
+    scales = 2000 * 128 if num_components == 1 else 0
+    return ascent + newton + gaussians + scales
 
 
 def flat_draws(samples: Any) -> np.ndarray:
@@ -136,10 +148,22 @@ def nuts_moments(problem: Problem, num_samples: int = 10_000) -> tuple[np.ndarra
     return draws.mean(0), draws.std(0)
 
 
-def measure(name: str, seed: int, budgets: tuple[int, ...] = (), nuts: bool = False) -> Iterator[dict[str, Any]]:
-    """The rows of one problem: one for each budget, from one training."""
+def measure(
+    name: str,
+    seed: int,
+    budgets: tuple[int, ...] = (),
+    nuts: bool = False,
+    kernel_class: type[OneStep] = OneStep,
+    options: dict[str, Any] | None = None,
+    curve: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """The rows of one problem from one training: of one step and each of `budgets`, or of all if `curve`.
+
+    `options` are further ones of the kernel.
+    """
     problem = PROBLEMS[name]()
-    kernel = OneStep(problem.model, potential_fn=problem.potential_fn, budgets=budgets, **problem.options)
+    choices = {"budgets": budgets, **problem.options, **(options or {})}
+    kernel = kernel_class(problem.model, potential_fn=problem.potential_fn, **choices)
     sampler = OneStepSampler(kernel, num_samples=2500, progress_bar=False)
     params = problem.init_params
     if params is not None:
@@ -151,7 +175,7 @@ def measure(name: str, seed: int, budgets: tuple[int, ...] = (), nuts: bool = Fa
     sampler.run(random.key(seed + 1), init_params=params)
     draws = flat_draws(sampler.get_samples())
     moments = problem.moments or (nuts_moments(problem) if nuts else None)
-    for num_steps in (1, *budgets):
+    for num_steps in ALL_BUDGETS if curve else (1, *budgets):
         fresh = sampler.draw(random.key(seed + 2), NUM_FRESH, num_steps=num_steps)
         log_w = fresh.log_weights
         log_z, std_error = log_mean_weight(log_w)
@@ -163,6 +187,7 @@ def measure(name: str, seed: int, budgets: tuple[int, ...] = (), nuts: bool = Fa
             "seed": seed,
             "float64": bool(jax.config.jax_enable_x64),
             "budgets": list(budgets),
+            "curve": curve,
             "nfe": num_steps,
             "ess": float(effective_sample_size(log_w)) / NUM_FRESH,
             "log_z_error": float(log_z) - problem.log_z,
@@ -211,6 +236,7 @@ def main() -> None:
     parser.add_argument("problems", nargs="*", help=f"any of {', '.join(PROBLEMS)}; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--budgets", type=int, nargs="*", default=[], help="finer budgets to refine, such as 2 4 8")
+    parser.add_argument("--curve", action="store_true", help="rows for all budgets from 1 to 128")
     parser.add_argument("--x64", action="store_true", help="double precision")
     parser.add_argument("--nuts", action="store_true", help="compare means with a long NUTS run where none are known")
     parser.add_argument("--json", type=Path, help="append one JSON line a row to this file; skip what it already holds")
@@ -219,14 +245,14 @@ def main() -> None:
         numpyro.enable_x64()
     budgets = tuple(options.budgets)
     known = [json.loads(line) for line in options.json.open()] if options.json and options.json.exists() else []
-    done = {(row["problem"], row["seed"], row["float64"], tuple(row["budgets"])) for row in known}
+    done = {(row["problem"], row["seed"], row["float64"], tuple(row["budgets"]), row["curve"]) for row in known}
     print(f"{'problem':24}" + "".join(f"{c:>15}" for c in COLUMNS) + "  reliable", flush=True)
     for name in options.problems or PROBLEMS:
-        if (name, options.seed, options.x64, budgets) in done:
+        if (name, options.seed, options.x64, budgets, options.curve) in done:
             print(f"{name:24} is in {options.json} already")
             continue
         rows = []
-        for row in measure(name, options.seed, budgets, options.nuts):
+        for row in measure(name, options.seed, budgets, options.nuts, curve=options.curve):
             print(f"{name:24}" + "".join(f"{row[c]:15.4f}" for c in COLUMNS) + f"  {row.get('reliable')}", flush=True)
             rows.append(row)
         if options.json:

@@ -1,0 +1,228 @@
+"""What each part of the method buys: the same problems with one part changed at a time.
+
+    python examples/benchmarks/ablation.py                                     # everything on the default problems
+    python examples/benchmarks/ablation.py funnel --variants default no_bumps  # one problem, two variants
+    python examples/benchmarks/ablation.py --seed 1 --json ablation.jsonl      # resumable
+
+Every variant trains for the same number of optimiser steps; `report.py` makes the table. The consistency rows are of a
+run with two-step draws, which those losses are about.
+"""
+
+import argparse
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+from run import measure
+
+from numpyro_onestep import OneStep, base, block, conditional_scale, flow
+from numpyro_onestep.base import Base
+from numpyro_onestep.block import BlockParams
+from numpyro_onestep.losses import Loss, PathGradient, Problem
+from numpyro_onestep.mixture_vi import Mixture
+from numpyro_onestep.network import StepNetwork
+from numpyro_onestep.train import TrainConfig
+
+PROBLEMS = ("funnel", "double_wells_32", "ionosphere")
+SHOWN = ("ess", "log_z_error", "std_error", "elbo_gap", "pareto_k", "folds", "folds_inflated", "seconds")
+
+
+@dataclass(frozen=True)
+class OrdinaryGradient:
+    """−DF-ELBO itself, differentiated through the log-determinants."""
+
+    num_steps: int = 1
+    batch_size: int = 128
+
+    def __call__(
+        self, network: StepNetwork, teacher: StepNetwork, problem: Problem, rng_key: Array, annealing: Array
+    ) -> Array:
+        """The mean over base draws; those that fold or leave the support are left out."""
+        x0 = base.sample(problem.base, rng_key, self.batch_size)
+        blocks = flow.blocks_of(network, self.num_steps)
+        y, log_det = jax.vmap(lambda x: flow.forward_and_log_det(blocks, x))(x0)
+        log_p = jax.vmap(
+            lambda y: annealing * problem.target.value(y) + (1 - annealing) * base.log_prob(problem.base, y)
+        )
+        terms = log_p(y) + log_det
+        return -jnp.mean(jnp.where(jnp.isfinite(terms), terms, 0.0))
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """Keeps the smallest eigenvalue of every block's Jacobian above .1 on base draws stretched by up to 2."""
+
+    weight: float = 100.0
+    batch_size: int = 128
+
+    def __call__(
+        self, network: StepNetwork, teacher: StepNetwork, problem: Problem, rng_key: Array, annealing: Array
+    ) -> Array:
+        """100·relu(.1 − λ_min), by power iteration on (bound − J) and one Rayleigh quotient."""
+        key_draw, key_stretch, key_start = random.split(rng_key, 3)
+        stretch = random.uniform(key_stretch, (self.batch_size, 1), minval=1.0, maxval=2.0)
+        x = base.sample(problem.base, key_draw, self.batch_size, stretch)
+        start = random.normal(key_start, (problem.base.dim,))
+
+        def smallest(p: BlockParams, x: Array) -> Array:
+            jacobian = block.jacobian(p, x)
+            shifted = jnp.linalg.norm(jacobian) * jnp.eye(len(x)) - jacobian
+            vector = start
+            for _ in range(5):
+                vector = shifted @ vector
+                vector = vector / jnp.linalg.norm(vector)
+            vector = jax.lax.stop_gradient(vector)
+            return vector @ jacobian @ vector
+
+        total = jnp.zeros(())
+        blocks = network.step(jnp.ones(()), jnp.ones(()))
+        for i in range(len(blocks.scale)):
+            p = jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
+            low = jax.vmap(lambda x, p=p: smallest(p, x))(x)
+            total = total + self.weight * jnp.mean(jax.nn.relu(0.1 - low))
+            x = jax.lax.stop_gradient(jax.vmap(lambda x, p=p: block.apply(p, x))(x))
+        return total
+
+
+class Ablated(OneStep):
+    """`OneStep` with other losses or another base."""
+
+    change_loss: Callable[[PathGradient], tuple[Loss, ...]] = staticmethod(lambda loss: (loss,))
+    change_base: Callable[[Base], Base] = staticmethod(lambda base: base)
+
+    def train_config(self, dim: int) -> TrainConfig:
+        """The plan with its path gradients changed."""
+        config = super().train_config(dim)
+        change = type(self).change_loss
+
+        def changed(losses: tuple[Loss, ...]) -> tuple[Loss, ...]:
+            lists = [change(loss) if isinstance(loss, PathGradient) else (loss,) for loss in losses]
+            return tuple(loss for part in lists for loss in part)
+
+        return replace(config, stages=tuple(replace(s, losses=changed(s.losses)) for s in config.stages))
+
+    def find_base(self, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Base:
+        """The base, changed."""
+        return type(self).change_base(super().find_base(rng_key, args, kwargs))
+
+
+def with_losses(change: Callable[[PathGradient], tuple[Loss, ...]]) -> type[OneStep]:
+    """A kernel whose path gradients are replaced."""
+    return type("Ablated", (Ablated,), {"change_loss": staticmethod(change)})
+
+
+def with_base(change: Callable[[Base], Base]) -> type[OneStep]:
+    """A kernel whose base is replaced."""
+    return type("Ablated", (Ablated,), {"change_base": staticmethod(change)})
+
+
+def affine(b: Base) -> Base:
+    """Without the conditional scales, shifts and tails: the map's linear part at the centre."""
+    return b._replace(whitening=conditional_scale.affine(b.whitening.shift, b.whitening.scale_tril))
+
+
+def broad(b: Base) -> Base:
+    """No whitening: Normal(0, 3) in every unconstrained coordinate, annealed to the target."""
+    dim = b.dim
+    return base.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, dim)), 3.0 * jnp.eye(dim)[None]), annealed=True)
+
+
+def free_signs(p: BlockParams) -> BlockParams:
+    """Ridges of either sign: the raw parameter in place of its softplus, with the same start."""
+    h, dim = p.directions.shape[-2:]
+    start = 0.32 * dim / (0.5 * h)
+    raw = p.ridge + jnp.log(-jnp.expm1(-p.ridge))  # the inverse of softplus
+    free = start + raw - jnp.log(jnp.expm1(start))
+    return p._replace(ridge=jnp.where(p.ridge < 1e-9, p.ridge, free))  # the identity stays itself
+
+
+def without_tanh(p: BlockParams) -> BlockParams:
+    """Softplus ridges only."""
+    split = p.ridge.shape[-1] // 2
+    return p._replace(ridge=p.ridge.at[..., split:].set(0.0))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One change.
+
+    Attributes:
+        about: what it is, for the table.
+        kernel: the kernel class.
+        blocks: a change of the blocks of every step, or None.
+        options: options of the kernel.
+        budgets: finer budgets to refine.
+    """
+
+    about: str
+    kernel: type[OneStep] = OneStep
+    blocks: Callable[[BlockParams], BlockParams] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    budgets: tuple[int, ...] = ()
+
+
+VARIANTS = {
+    "default": Variant("defaults"),
+    "ordinary_gradient": Variant(
+        "ordinary gradient of the DF-ELBO", with_losses(lambda loss: (OrdinaryGradient(loss.num_steps),))
+    ),
+    "no_stretch": Variant("no stretched base draws", with_losses(lambda loss: (replace(loss, wide_fraction=0.0),))),
+    "affine": Variant("affine whitening only", with_base(affine)),
+    "no_whitening": Variant("no whitening: Normal(0, 3) base, annealed", with_base(broad)),
+    "no_annealing": Variant("no annealing", with_base(lambda b: b._replace(annealed=jnp.array(False)))),
+    "no_bumps": Variant("no bumps", blocks=lambda p: p._replace(bump=jnp.zeros_like(p.bump))),
+    "no_tanh": Variant("no tanh ridges", blocks=without_tanh),
+    "no_ridges": Variant("no ridges", blocks=lambda p: p._replace(ridge=jnp.zeros_like(p.ridge))),
+    "free_signs": Variant("ridges of free sign, no barrier", blocks=free_signs),
+    "barrier": Variant("ridges of free sign, barrier", with_losses(lambda loss: (loss, Barrier())), free_signs),
+    "two_steps": Variant("two steps, path gradient only", budgets=(2,)),
+    "state": Variant("two steps, state consistency 1", options={"state_consistency": 1.0}, budgets=(2,)),
+    "volume": Variant("two steps, volume consistency 1", options={"volume_consistency": 1.0}, budgets=(2,)),
+}
+
+
+def rows_of(name: str, key: str, seed: int) -> list[dict[str, Any]]:
+    """The rows of one variant on one problem."""
+    variant = VARIANTS[key]
+    with contextlib.ExitStack() as stack:
+        if variant.blocks is not None:
+            change, original = variant.blocks, StepNetwork.step
+            changed = lambda self, t, d: change(original(self, t, d))  # noqa: E731
+            stack.enter_context(mock.patch.object(StepNetwork, "step", changed))
+        rows = list(measure(name, seed, variant.budgets, kernel_class=variant.kernel, options=variant.options))
+    return [{**row, "variant": key, "about": variant.about} for row in rows]
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problems", nargs="*", default=PROBLEMS)
+    parser.add_argument("--variants", nargs="*", default=VARIANTS, choices=VARIANTS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="append one JSON line a row to this file; skip what it already holds")
+    options = parser.parse_args()
+    known = [json.loads(line) for line in options.json.open()] if options.json and options.json.exists() else []
+    done = {(row["problem"], row["variant"], row["seed"]) for row in known}
+    print(f"{'problem':18}{'variant':20}{'nfe':>4}" + "".join(f"{c:>15}" for c in SHOWN), flush=True)
+    for name in options.problems:
+        for key in options.variants:
+            if (name, key, options.seed) in done:
+                continue
+            rows = rows_of(name, key, options.seed)
+            for row in rows:
+                numbers = "".join(f"{row[c]:15.4f}" for c in SHOWN)
+                print(f"{name:18}{key:20}{row['nfe']:4}{numbers}", flush=True)
+            if options.json:
+                with options.json.open("a") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
