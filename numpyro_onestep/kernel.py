@@ -55,8 +55,8 @@ class OneStep(MCMCKernel):
         width: ridge directions of each block of the network.
         num_blocks: blocks of one step.
         batch_size: base draws per optimiser step; by default 128 up to 16 dimensions and 64 above.
-        steps_per_iteration: optimiser steps of one warmup iteration; by default 10 up to 32 dimensions and 320/D above,
-            not less than 3.
+        steps_per_iteration: optimiser steps of one warmup iteration, half as many again where training anneals from a
+            broad base; by default 10 up to 16 dimensions, 7 up to 45, and 320/D above, not less than 3.
         learning_rate: peak learning rate; above 4 dimensions 2/√D of it where training anneals from a broad base.
         state_consistency: weight of the self-distillation loss, one step against two half steps.
         volume_consistency: weight of the same for the log-determinants.

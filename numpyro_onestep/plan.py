@@ -5,7 +5,7 @@ from numpyro_onestep.train import Stage, TrainConfig
 
 __all__ = ["plan"]
 
-_SMALL_DIM = 16  # up to here larger batches are cheap
+_SMALL_DIM = 16  # up to here more steps and larger batches are cheap
 _REFINEMENT = 0.5  # time spent on a finer budget, relative to the one-step map's
 _REFINEMENT_RATE = 0.01  # peak learning rate of the corrections
 
@@ -27,13 +27,14 @@ def plan(
         dim: dimension D.
         budgets: the finer budgets to refine, in rising order.
         batch_size: base draws per optimiser step; by default 128 up to 16 dimensions and 64 above.
-        steps_per_iteration: optimiser steps of one iteration; by default 10 up to 32 dimensions and 320/D above, not
-            less than 3.
+        steps_per_iteration: optimiser steps of one iteration; by default 10 up to 16 dimensions, 7 up to 45, and 320/D
+            above, not less than 3.
         learning_rate: peak learning rate of the one-step map.
         consistency: weights of state and volume consistency, added to every stage.
     """
-    batch = batch_size or (128 if dim <= _SMALL_DIM else 64)
-    steps = steps_per_iteration or max(3, min(10, 320 // dim))
+    small = dim <= _SMALL_DIM
+    batch = batch_size or (128 if small else 64)
+    steps = steps_per_iteration or (10 if small else max(3, min(7, 320 // dim)))
     longer = 1 + _REFINEMENT * len(budgets)
 
     def stage(num_steps: int, share: float, rate: float) -> Stage:

@@ -31,7 +31,7 @@ class Stage:
     Attributes:
         losses: the objectives, summed.
         num_steps: the budget whose held-out DF-ELBO decides which network is kept.
-        steps_per_iteration: optimiser steps of one iteration.
+        steps_per_iteration: optimiser steps of one iteration; half as many again where training anneals.
         learning_rate: peak learning rate; above 4 dimensions 2/√D of it where training anneals from a broad base.
         share: of all iterations, relative to the other stages'.
     """
@@ -273,7 +273,9 @@ def _iterate(state: TrainState, problem: Problem, config: TrainConfig) -> TrainS
         first, last = config.bounds(index, state.num_iterations)
         here = (iteration >= first) & (iteration < last)
         rng_key = random.fold_in(state.rng_key, 2**31 - 1 - index) if later else state.rng_key
-        start, total = (iteration - first) * stage.steps_per_iteration, (last - first) * stage.steps_per_iteration
+        longer = -(-3 * stage.steps_per_iteration // 2)  # half of it is spent on the way to the target
+        steps = jnp.where(problem.base.annealed & (not later), longer, stage.steps_per_iteration)
+        start, total = (iteration - first) * steps, (last - first) * steps
         if later:
             state = _if(
                 here & (iteration == first), partial(_begin, problem=problem, config=config, stage=stage), state
@@ -284,7 +286,7 @@ def _iterate(state: TrainState, problem: Problem, config: TrainConfig) -> TrainS
         ) -> TrainState:
             return _optimize(state, start + i, (start + i) / total, problem, stage, rng_key, later)
 
-        state = lax.fori_loop(0, jnp.where(here, stage.steps_per_iteration, 0), body, state)
+        state = lax.fori_loop(0, jnp.where(here, steps, 0), body, state)
         done = (iteration + 1 - first) / (last - first)
         counts = later | ~problem.base.annealed | (schedule.annealing(done) == 1.0)
         every = jnp.maximum(1, (last - first) // _NUM_EVALUATIONS)

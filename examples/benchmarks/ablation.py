@@ -171,7 +171,8 @@ class Variant:
 VARIANTS = {
     "default": Variant("defaults"),
     "ordinary_gradient": Variant(
-        "ordinary gradient of the DF-ELBO", with_losses(lambda loss: (OrdinaryGradient(loss.num_steps),))
+        "ordinary gradient of the DF-ELBO",
+        with_losses(lambda loss: (OrdinaryGradient(loss.num_steps, loss.batch_size),)),
     ),
     "no_stretch": Variant("no stretched base draws", with_losses(lambda loss: (replace(loss, wide_fraction=0.0),))),
     "affine": Variant("affine whitening only", with_base(affine)),
@@ -181,7 +182,11 @@ VARIANTS = {
     "no_tanh": Variant("no tanh ridges", blocks=without_tanh),
     "no_ridges": Variant("no ridges", blocks=lambda p: p._replace(ridge=jnp.zeros_like(p.ridge))),
     "free_signs": Variant("ridges of free sign, no barrier", blocks=free_signs),
-    "barrier": Variant("ridges of free sign, barrier", with_losses(lambda loss: (loss, Barrier())), free_signs),
+    "barrier": Variant(
+        "ridges of free sign, barrier",
+        with_losses(lambda loss: (loss, Barrier(batch_size=loss.batch_size))),
+        free_signs,
+    ),
     "two_steps": Variant("two steps, path gradient only", budgets=(2,)),
     "state": Variant("two steps, state consistency 1", options={"state_consistency": 1.0}, budgets=(2,)),
     "volume": Variant("two steps, volume consistency 1", options={"volume_consistency": 1.0}, budgets=(2,)),

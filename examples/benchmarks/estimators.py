@@ -2,6 +2,7 @@
 
     python examples/benchmarks/estimators.py                      # prints the table and saves the figure
     python examples/benchmarks/estimators.py --iterations 300     # a quick look
+    python examples/benchmarks/estimators.py --recipes            # other objectives, T, noise, inputs
 
 A control is trained on reverse KL over paths with state consistency, as in arXiv 2512.05251, on a banana in two
 dimensions whose log evidence is 0. Then, with 1, 2, 4, … evaluations a draw:
@@ -14,6 +15,7 @@ For a fold-free map the exact estimate is unbiased. The trace is not, at few ste
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -27,12 +29,12 @@ from numpyro_onestep import sde
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.network import ControlNetwork
-from numpyro_onestep.path_losses import PathConsistency, PathKL, control_of
+from numpyro_onestep.path_losses import LogVariance, PathConsistency, PathKL, control_of
 from numpyro_onestep.target import safe_log_density
 from numpyro_onestep.weights import log_mean_weight
 
 BUDGETS = (1, 2, 4, 8, 16, 32, 64)
-FINEST = 64
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def banana() -> Problem:
@@ -46,12 +48,26 @@ def banana() -> Problem:
     return Problem(base, safe_log_density(log_density))
 
 
-def train(problem: Problem, rng_key: Array, num_iterations: int) -> ControlNetwork:
+@dataclass(frozen=True)
+class Recipe:
+    """How the control is trained: path objective and consistency at T steps, noise, whether it sees the score."""
+
+    objective: type[PathKL] | type[LogVariance] = PathKL
+    num_steps: int = 64
+    noise: str = "cosine"
+    score: bool = True
+    state_weight: float = 1.0
+    volume_weight: float = 0.0
+
+
+def train(problem: Problem, rng_key: Array, num_iterations: int, recipe: Recipe) -> ControlNetwork:
     """The averaged network after training on the path objective with consistency, whose weight warms up."""
     key_network, rng_key = random.split(rng_key)
-    network = ControlNetwork(problem.base.dim, width=64, rng_key=key_network)
+    network = ControlNetwork(problem.base.dim, width=64, rng_key=key_network, clip=100.0 if recipe.score else 0.0)
     params, unravel = ravel_pytree(network)
-    path, consistency = PathKL(num_steps=FINEST), PathConsistency(num_steps=FINEST)
+    path = recipe.objective(num_steps=recipe.num_steps, noise=recipe.noise)
+    weights = {"state_weight": recipe.state_weight, "volume_weight": recipe.volume_weight}
+    consistency = PathConsistency(num_steps=recipe.num_steps, noise=recipe.noise, **weights)
     schedule = optax.cosine_decay_schedule(3e-3, num_iterations, 0.01)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
@@ -59,7 +75,10 @@ def train(problem: Problem, rng_key: Array, num_iterations: int) -> ControlNetwo
         student, teacher = unravel(params), unravel(average)
         warm = jnp.clip(2 * progress - 0.5, 0.0, 1.0)
         args = student, teacher, problem
-        return path(*args, key, progress) + warm * consistency(*args, random.fold_in(key, 1), progress)
+        loss = path(*args, key, progress)
+        if not any(weights.values()):
+            return loss
+        return loss + warm * consistency(*args, random.fold_in(key, 1), progress)
 
     def body(carry: tuple, i: Array) -> tuple[tuple, None]:
         params, average, state = carry
@@ -72,11 +91,13 @@ def train(problem: Problem, rng_key: Array, num_iterations: int) -> ControlNetwo
     return unravel(run(params)[0][1])
 
 
-def estimates(network: ControlNetwork, problem: Problem, rng_key: Array, num_steps: int) -> dict[str, float]:
+def estimates(
+    network: ControlNetwork, problem: Problem, rng_key: Array, num_steps: int, noise: str = "cosine"
+) -> dict[str, float]:
     """ELBO and log Z of the three estimators from the same number of draws."""
     num_draws = 4096
     key_path, key_base, key_probe = random.split(rng_key, 3)
-    loss = PathKL(num_steps=num_steps, batch_size=num_draws)
+    loss = PathKL(num_steps=num_steps, batch_size=num_draws, noise=noise)
     control, d = control_of(network, problem), jnp.asarray(1.0 / num_steps)
     path = jax.jit(lambda key: loss.log_weights(network, problem, loss.paths(network, problem, key)))(key_path)
 
@@ -124,15 +145,46 @@ def draw_figure(rows: dict[int, dict[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+RECIPES = {
+    "reverse KL, T = 64, cosine noise, state consistency": Recipe(),
+    "T = 16": Recipe(num_steps=16),
+    "T = 32": Recipe(num_steps=32),
+    "T = 128": Recipe(num_steps=128),
+    "log-variance": Recipe(objective=LogVariance),
+    "linear noise": Recipe(noise="linear"),
+    "control without the score": Recipe(score=False),
+    "no consistency": Recipe(state_weight=0.0),
+    "state and volume consistency": Recipe(volume_weight=1.0),
+}
+
+
+def compare_recipes(problem: Problem, num_iterations: int) -> None:
+    """One row a recipe and seed: path ELBO at T steps; of the flow at T steps and one step ELBO, log Z and folds."""
+    print("| recipe | seed | path ELBO at T | flow ELBO at T | flow ELBO at 1 | flow log Z at 1 | folds at 1 |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for name, recipe in RECIPES.items():
+        for seed in (0, 1):
+            network = train(problem, random.key(seed), num_iterations, recipe)
+            finest, one = (
+                estimates(network, problem, random.key(seed + n), n, recipe.noise) for n in (recipe.num_steps, 1)
+            )
+            numbers = finest["path_elbo"], finest["exact_elbo"], one["exact_elbo"], one["exact_log_z"], one["folds"]
+            print(f"| {name} | {seed} | " + " | ".join(f"{x:.3f}" for x in numbers) + " |", flush=True)
+
+
 def main() -> None:
     """Train, estimate, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--figure", type=Path, default=Path("estimators.png"))
+    parser.add_argument("--recipes", action="store_true", help="print a table of training recipes instead")
+    parser.add_argument("--figure", type=Path, default=DOCS / "figures" / "estimators.png")
     options = parser.parse_args()
     problem = banana()
-    network = train(problem, random.key(options.seed), options.iterations)
+    if options.recipes:
+        compare_recipes(problem, options.iterations)
+        return
+    network = train(problem, random.key(options.seed), options.iterations, Recipe())
     names = [f"{name}_{kind}" for name in ("path", "trace", "exact") for kind in ("elbo", "log_z", "se")]
     print(f"{'nfe':>4}" + "".join(f"{name:>13}" for name in names) + f"{'folds':>9}")
     rows = {}

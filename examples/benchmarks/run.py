@@ -118,7 +118,8 @@ def training_gradients(sampler: OneStepSampler) -> float:
     for index, stage in enumerate(config.stages):
         first, last = config.bounds(index, jnp.asarray(num_warmup))
         iterations = max(0, min(done, int(last)) - int(first))
-        total += iterations * stage.steps_per_iteration * sum(getattr(loss, "batch_size", 0) for loss in stage.losses)
+        steps = stage.steps_per_iteration * (1.5 if bool(state.base.annealed) and index == 0 else 1)
+        total += iterations * steps * sum(getattr(loss, "batch_size", 0) for loss in stage.losses)
     return (total + search_gradients(state.base.dim, len(state.base.mixture.means))) / 1e6
 
 
