@@ -7,17 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
+from jax.flatten_util import ravel_pytree
 from numpyro.infer import MCMC
 
 from numpyro_onestep import base as base_
-from numpyro_onestep import flow, train
+from numpyro_onestep import coverage, flow, train
+from numpyro_onestep.coverage import Audit
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.network import StepNetwork
 from numpyro_onestep.state import OneStepState
 from numpyro_onestep.weights import effective_sample_size, log_mean_weight, pareto_k, pareto_k_threshold
 
-__all__ = ["Evidence", "Proposals", "estimate", "evidence", "propose", "trained_flows"]
+__all__ = ["Evidence", "Proposals", "audit", "estimate", "evidence", "propose", "trained_flows"]
 
 _NUM_PROPOSALS = 4096
 _CHUNK = 1024
@@ -89,13 +91,47 @@ def propose(
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num_draws], *chunks)
 
 
-def estimate(replicates: Sequence[Proposals], caveats: Sequence[str], notes: Sequence[str] = ()) -> Evidence:
+def audit(kernel: OneStep, state: OneStepState, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Audit:
+    """Look for mass that the flow of `state` does not reach; `coverage.py` says how."""
+    key_log_z, key_audit = random.split(rng_key)
+    network = state.train.best  # type: ignore[union-attr]
+    problem = kernel.problem(state.base, args, kwargs)  # type: ignore[arg-type]
+    proposals = propose(network, problem, key_log_z, _CHUNK, kernel.num_steps)
+    log_z = jnp.asarray(log_mean_weight(np.asarray(proposals.log_weights))[0], proposals.points.dtype)
+    look = coverage.auditor(kernel.target(args, kwargs), kernel.init_scale)
+    return look(key_audit, kernel.setup.center, state.base, flow.blocks_of(network, kernel.num_steps), log_z)
+
+
+def _describe(kernel: OneStep, found: Audit, args: tuple, kwargs: dict[str, Any]) -> list[str]:
+    """The regions that an audit found, in words, by their constrained values."""
+    failures = []
+    for i in found.missing:
+        point = kernel.postprocess_fn(args, kwargs)(kernel.setup.unravel(found.regions.means[i]))
+        sites = point if isinstance(point, dict) else {"parameters": ravel_pytree(point)[0]}
+        where = ", ".join(f"{name} = {_short(np.ravel(value))}" for name, value in list(sites.items())[:4])
+        failures.append(
+            f"At least {100 * float(found.shares[i]):.2g} % of the posterior's mass, around {where}, is not covered by "
+            "the flow: log_z is too low and the draws lack it. Spread the starts with a larger `init_scale`, or start "
+            "there with `init_params` or `init_strategy`."
+        )
+    return failures
+
+
+def _short(values: np.ndarray) -> str:
+    shown = ", ".join(f"{value:.3g}" for value in values[:3])
+    return shown if len(values) == 1 else f"({shown}{', …' if len(values) > 3 else ''})"
+
+
+def estimate(
+    replicates: Sequence[Proposals], caveats: Sequence[str], notes: Sequence[str] = (), failures: Sequence[str] = ()
+) -> Evidence:
     """Turn proposals, one set per independently trained flow, into an `Evidence`.
 
     Args:
         replicates: proposals of equal number from each flow.
         caveats: why the evidence is undefined, from the model; any makes `log_z` nan.
         notes: remarks that do not speak against the number.
+        failures: checks that failed elsewhere, in words.
     """
     log_w = np.concatenate([np.asarray(r.log_weights, np.float64) for r in replicates])
     log_z, std_error = log_mean_weight(log_w)
@@ -117,7 +153,7 @@ def estimate(replicates: Sequence[Proposals], caveats: Sequence[str], notes: Seq
         reliable=True,
         warnings=(),
     )
-    failures = _failures(result, float(np.mean(~finite)), log_w)
+    failures = [*failures, *_failures(result, float(np.mean(~finite)), log_w)]
     if caveats:
         result = result._replace(log_z=float("nan"), std_error=float("nan"))
         failures = [f"The evidence is undefined: {caveat}" for caveat in caveats] + failures
@@ -182,15 +218,17 @@ def trained_flows(state: Any) -> list[OneStepState]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i], state) for i in range(state.train.iteration.shape[0])]
 
 
-def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS) -> Evidence:
+def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS, audited: Audit | None = None) -> Evidence:
     """Estimate the log evidence from the trained state of an `MCMC` run with a `OneStep` kernel.
 
-    Uses fresh proposals only, never the accepted states. Chains that trained their own flows count as replicates.
+    Uses fresh proposals only, never the accepted states. Chains that trained their own flows count as replicates. With
+    the kernel's `coverage_audit` the first flow is audited for mass that it does not reach.
 
     Args:
         mcmc: a `numpyro.infer.MCMC` (or `OneStepSampler`) after `run` or `warmup`.
         rng_key: random key.
         num_proposals: fresh proposals in all.
+        audited: the audit of this flow, where there is one already.
 
     Raises:
         TypeError: if the kernel is not `OneStep`.
@@ -206,4 +244,7 @@ def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS) ->
         problem = kernel.problem(state.base, mcmc._args, mcmc._kwargs)  # type: ignore[arg-type]
         best = state.train.best  # type: ignore[union-attr]
         replicates.append(propose(best, problem, key, share, kernel.num_steps, check_folds=True))
-    return estimate(replicates, kernel.setup.caveats, notes_of(kernel))
+    if audited is None and kernel.coverage_audit:
+        audited = audit(kernel, flows[0], random.fold_in(rng_key, 1), mcmc._args, mcmc._kwargs)
+    failures = [] if audited is None else _describe(kernel, audited, mcmc._args, mcmc._kwargs)
+    return estimate(replicates, kernel.setup.caveats, notes_of(kernel), failures)

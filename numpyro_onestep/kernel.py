@@ -19,11 +19,11 @@ from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.plan import plan
 from numpyro_onestep.state import OneStepState
-from numpyro_onestep.target import ModelSetup, safe_log_density, setup_model, setup_potential
+from numpyro_onestep.target import LogDensity, ModelSetup, safe_log_density, setup_model, setup_potential
 from numpyro_onestep.train import TrainConfig, TrainState
 from numpyro_onestep.weights import resample
 
-__all__ = ["OneStep"]
+__all__ = ["OneStep", "same_leaves"]
 
 _CORRECTIONS = ("metropolis", "resample", "none")
 _NUM_RESAMPLED = 32  # proposals of one `correction="resample"` iteration
@@ -37,9 +37,8 @@ class OneStep(MCMCKernel):
     `num_warmup` iterations the base is found and the flow is trained; each later iteration proposes a fresh,
     independent draw and accepts it by its importance weight (independence Metropolis-Hastings).
 
-    Use it in `numpyro.infer.MCMC` as any kernel, or in `OneStepSampler`, which draws in batches and estimates the
-    evidence as well. With `chain_method="vectorized"` all chains share one trained flow; with the other methods each
-    chain trains its own.
+    Use it in `numpyro.infer.MCMC`, or in `OneStepSampler`, which draws in batches and estimates the evidence as well.
+    With `chain_method="vectorized"` all chains share one trained flow; with other methods each chain trains its own.
 
     Args:
         model: NumPyro model. Exactly one of `model` and `potential_fn` must be given.
@@ -54,12 +53,13 @@ class OneStep(MCMCKernel):
         init_scale: spread, in unconstrained space, of the 512 starting points around the first one.
         width: ridge directions of each block of the network.
         num_blocks: blocks of one step.
-        batch_size: base draws per optimiser step; by default 128 up to 16 dimensions and 64 above.
+        batch_size: base draws per optimiser step; by default 128 up to 16 dimensions, then 64.
         steps_per_iteration: optimiser steps of one warmup iteration, half as many again where training anneals from a
-            broad base; by default 10 up to 16 dimensions, 7 up to 45, and 320/D above, not less than 3.
+            broad base; by default 10 up to 16 dimensions, 7 up to 40, and 280/D above, not less than 3.
         learning_rate: peak learning rate; above 4 dimensions 2/√D of it where training anneals from a broad base.
         state_consistency: weight of the self-distillation loss, one step against two half steps.
         volume_consistency: weight of the same for the log-determinants.
+        coverage_audit: look for mass that the flow does not reach; `OneStepSampler` then trains once more with it.
         forward_mode_differentiation: use forward mode, for models with `while_loop`.
 
     Raises:
@@ -94,6 +94,7 @@ class OneStep(MCMCKernel):
         learning_rate: float = 0.03,
         state_consistency: float = 0.0,
         volume_consistency: float = 0.0,
+        coverage_audit: bool = True,
         forward_mode_differentiation: bool = False,
     ):
         if (model is None) == (potential_fn is None):
@@ -110,7 +111,8 @@ class OneStep(MCMCKernel):
         self.correction = correction
         self._budgets = tuple(sorted({num_steps, *budgets} - {1}))
         self._init_strategy = init_strategy
-        self._init_scale = init_scale
+        self.init_scale = init_scale
+        self.coverage_audit = coverage_audit
         self._width = width
         self._num_blocks = num_blocks
         self._plan_options = {
@@ -175,10 +177,13 @@ class OneStep(MCMCKernel):
         potential_fn, unravel = self.setup.potential_fn_gen(*args, **kwargs), self.setup.unravel
         return lambda x: -potential_fn(unravel(x))
 
+    def target(self, args: tuple, kwargs: dict[str, Any]) -> LogDensity:
+        """The same with its derivatives, guarded against values that are not finite."""
+        return safe_log_density(self.log_density(args, kwargs), self._forward_mode)
+
     def problem(self, base: Base, args: tuple, kwargs: dict[str, Any]) -> Problem:
         """Base and whitened target for the given model arguments."""
-        target = safe_log_density(self.log_density(args, kwargs), self._forward_mode)
-        return Problem(base, base_.whiten_target(base, target))
+        return Problem(base, base_.whiten_target(base, self.target(args, kwargs)))
 
     def prepare(self, rng_key: Array, init_params: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         """Look at the model or the potential function once, before anything is traced."""
@@ -198,9 +203,8 @@ class OneStep(MCMCKernel):
     def find_base(self, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Base:
         """Find the base; the compiled search is kept while the model arguments are the same objects."""
         token = (args, tuple(sorted(kwargs.items())))
-        if self._search is None or not _same(self._search[0], token):
-            target = safe_log_density(self.log_density(args, kwargs), self._forward_mode)
-            self._search = (token, searcher(target, self._init_scale))
+        if self._search is None or not same_leaves(self._search[0], token):
+            self._search = (token, searcher(self.target(args, kwargs), self.init_scale))
         return self._search[1](rng_key, self.setup.center)
 
     def init(
@@ -339,7 +343,7 @@ class OneStep(MCMCKernel):
         return {**self.__dict__, "_search": None, "_sample_fn": None}
 
 
-def _same(a: Any, b: Any) -> bool:
+def same_leaves(a: Any, b: Any) -> bool:
     """Whether two pytrees hold the very same leaves."""
     leaves_a, tree_a = jax.tree.flatten(a)
     leaves_b, tree_b = jax.tree.flatten(b)

@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 
 from numpyro_onestep.target import LogDensity
 
-__all__ = ["Mixture", "elbo", "fit", "log_prob", "sample", "score"]
+__all__ = ["Mixture", "elbo", "fit", "log_prob", "responsibilities", "sample", "score"]
 
 
 class Mixture(NamedTuple):
@@ -37,6 +37,11 @@ def _component_log_probs(q: Mixture, x: Array) -> tuple[Array, Array]:
 def log_prob(q: Mixture, x: Array) -> Array:
     """Log q at one point of shape (D,)."""
     return logsumexp(_component_log_probs(q, x)[0])
+
+
+def responsibilities(q: Mixture, x: Array) -> Array:
+    """Probability of each component at one point, shape (K,)."""
+    return jax.nn.softmax(_component_log_probs(q, x)[0])
 
 
 def score(q: Mixture, x: Array) -> Array:

@@ -27,14 +27,14 @@ def plan(
         dim: dimension D.
         budgets: the finer budgets to refine, in rising order.
         batch_size: base draws per optimiser step; by default 128 up to 16 dimensions and 64 above.
-        steps_per_iteration: optimiser steps of one iteration; by default 10 up to 16 dimensions, 7 up to 45, and 320/D
+        steps_per_iteration: optimiser steps of one iteration; by default 10 up to 16 dimensions, 7 up to 40, and 280/D
             above, not less than 3.
         learning_rate: peak learning rate of the one-step map.
         consistency: weights of state and volume consistency, added to every stage.
     """
     small = dim <= _SMALL_DIM
     batch = batch_size or (128 if small else 64)
-    steps = steps_per_iteration or (10 if small else max(3, min(7, 320 // dim)))
+    steps = steps_per_iteration or (10 if small else max(3, min(7, 280 // dim)))
     longer = 1 + _REFINEMENT * len(budgets)
 
     def stage(num_steps: int, share: float, rate: float) -> Stage:

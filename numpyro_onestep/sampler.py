@@ -13,9 +13,11 @@ from tqdm.auto import tqdm
 
 from numpyro_onestep import evidence as evidence_
 from numpyro_onestep import metropolis, train
+from numpyro_onestep.base_search import extend
+from numpyro_onestep.coverage import Audit
 from numpyro_onestep.evidence import Evidence, Proposals, propose
 from numpyro_onestep.flow import check_num_steps
-from numpyro_onestep.kernel import OneStep
+from numpyro_onestep.kernel import OneStep, same_leaves
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.state import OneStepState
 from numpyro_onestep.train import TrainState
@@ -88,6 +90,7 @@ class OneStepSampler(MCMC):
         self._kwargs: dict[str, Any] = {}
         self._evidence: Evidence | None = None
         self._evidence_key: Array | None = None
+        self._audited: tuple[Any, Audit] | None = None  # the flow and the arguments that were audited, and the audit
 
     def run(  # type: ignore[override]
         self, rng_key: Array, *args: Any, extra_fields: tuple[str, ...] = (), init_params: Any = None, **kwargs: Any
@@ -143,7 +146,8 @@ class OneStepSampler(MCMC):
         if result is None:
             state = self._trained_state()
             key = self._evidence_key if self._evidence_key is not None else random.fold_in(state.train.rng_key, 1)
-            self._evidence = result = evidence_.evidence(self, key)
+            known = self._audited is not None and same_leaves(self._audited[0], self._audit_token(state))
+            self._evidence = result = evidence_.evidence(self, key, audited=self._audited[1] if known else None)
         return result
 
     def draw(self, rng_key: Array, num_draws: int, num_steps: int | None = None) -> Draws:
@@ -215,11 +219,36 @@ class OneStepSampler(MCMC):
                 "num_warmup=0 leaves the flow untrained: use num_warmup ≥ 1 (1000 gives the full quality), or set "
                 "`post_warmup_state` to the `last_state` of an earlier run."
             )
-        state = self.sampler.init(rng_key, self.num_warmup, self._one(init_params), self._args, self._kwargs)
+        state = self._advance(
+            self.sampler.init(rng_key, self.num_warmup, self._one(init_params), self._args, self._kwargs)
+        )
+        return self._audit_and_retry(random.fold_in(rng_key, 1), state) if self.sampler.coverage_audit else state
+
+    def _audit_and_retry(self, rng_key: Array, state: OneStepState) -> OneStepState:
+        """Look for mass that the flow does not reach; train once more from a base with it, and keep the better one."""
+        key_audit, key_extend, key_train, key_again = random.split(rng_key, 4)
+        given = self._args, self._kwargs
+        audit = evidence_.audit(self.sampler, state, key_audit, *given)
+        base = state.base
+        if len(audit.missing) and base is not None and not bool(base.annealed):
+            regions = jax.tree.map(lambda leaf: leaf[audit.missing], audit.regions)
+            base = extend(self.sampler.target(*given), key_extend, base, regions)
+            trained = self.sampler.init_training(key_train, base, self.num_warmup, *given)
+            again = self._advance(state._replace(base=base, train=trained))
+            if again.train.best_elbo > state.train.best_elbo:
+                state = again
+                audit = evidence_.audit(self.sampler, state, key_again, *given)
+        self._audited = self._audit_token(state), audit
+        return state
+
+    def _audit_token(self, state: OneStepState) -> Any:
+        return state.train.best, self._args, self._kwargs  # type: ignore[union-attr]
+
+    def _advance(self, state: OneStepState) -> OneStepState:
         problem, config = self._problem(state), self.sampler.train_config(state.base.dim)
         block = -(-self.num_warmup // _NUM_BLOCKS)
         advance = jax.jit(lambda trained: train.advance(trained, problem, config, block))
-        trained: TrainState = state.train
+        trained: TrainState = state.train  # type: ignore[assignment]
         with tqdm(total=self.num_warmup, desc="training", disable=not self.progress_bar) as bar:
             while not bool(trained.done) and int(trained.iteration) < self.num_warmup:
                 trained = advance(trained)

@@ -9,7 +9,7 @@ LAYERS = [
     {"block", "log_det", "metropolis", "schedule", "target", "weights"},
     {"conditional_scale", "mixture_vi", "modes", "network"},
     {"base", "flow"},
-    {"base_search", "losses", "sde"},
+    {"base_search", "coverage", "losses", "sde"},
     {"path_losses"},
     {"train"},
     {"plan", "state"},

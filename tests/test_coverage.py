@@ -1,0 +1,87 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+from jax.scipy.special import logsumexp
+from numpyro.infer import MCMC
+
+from numpyro_onestep import OneStep, OneStepSampler, coverage, evidence, flow
+from numpyro_onestep import base as base_
+from numpyro_onestep.mixture_vi import Mixture
+from numpyro_onestep.network import StepNetwork
+from numpyro_onestep.target import safe_log_density
+
+DIM = 2
+FAR = 30.0
+WEIGHTS = jnp.array([0.7, 0.3])
+MEANS = jnp.array([[0.0, 0.0], [FAR, 0.0]])
+
+
+def log_density(z):
+    """Two unit Gaussians so far apart that the usual starts see one; normalised."""
+    return logsumexp(jnp.log(WEIGHTS) - 0.5 * jnp.sum((z - MEANS) ** 2, axis=1)) - jnp.log(2 * jnp.pi)
+
+
+def potential_fn(z):
+    return -log_density(z)
+
+
+@pytest.fixture
+def identity(getkey):
+    """Blocks that leave every point where it is."""
+    network = StepNetwork(DIM, num_blocks=1, width=8, rng_key=getkey(), identity=True)
+    return flow.blocks_of(network, 1)
+
+
+def base_on(which):
+    weights = jnp.log(WEIGHTS[which] / jnp.sum(WEIGHTS[which]))
+    return base_.whiten(Mixture(weights, MEANS[which], jnp.broadcast_to(jnp.eye(DIM), (len(which), DIM, DIM))))
+
+
+def test_log_prob_is_the_density_of_the_draws(getkey):
+    base = base_on(jnp.array([0, 1]))
+    network = StepNetwork(DIM, num_blocks=2, width=8, rng_key=getkey())
+    blocks = flow.blocks_of(network, 1)
+
+    def both(x):
+        u, log_det = flow.forward_and_log_det(blocks, x)
+        pushed = base_.log_prob(base, x) - log_det - base_.whitening_log_det(base, u)
+        return pushed, coverage.log_prob(base, blocks, base_.unwhiten(base, u))
+
+    pushed, by_inverse = jax.jit(jax.vmap(both))(base_.sample(base, getkey(), 200))
+    np.testing.assert_allclose(by_inverse, pushed, atol=2e-3)
+
+
+def test_a_lost_mode_is_found_and_weighed(getkey, identity):
+    base = base_on(jnp.array([0]))
+    look = coverage.auditor(safe_log_density(log_density), 3.0)
+    audit = look(getkey(), jnp.zeros(DIM), base, identity, jnp.log(WEIGHTS[0]))
+    assert len(audit.missing) >= 1
+    np.testing.assert_allclose(audit.regions.means[audit.missing[0]], MEANS[1], atol=0.5)
+    assert 0.2 < float(jnp.sum(audit.shares)) < 0.32
+
+
+def test_a_flow_that_covers_everything_passes(getkey, identity):
+    base = base_on(jnp.array([0, 1]))
+    look = coverage.auditor(safe_log_density(log_density), 3.0)
+    audit = look(getkey(), jnp.zeros(DIM), base, identity, jnp.zeros(()))
+    assert len(audit.missing) == 0
+
+
+def test_the_sampler_trains_again_with_what_was_lost(getkey):
+    sampler = OneStepSampler(OneStep(potential_fn=potential_fn), num_warmup=100, num_samples=500, progress_bar=False)
+    sampler.run(getkey(), init_params=jnp.zeros((4, DIM)))
+    result = sampler.evidence
+    assert result.reliable, result.warnings
+    assert abs(result.log_z) < 0.02
+    assert float(jnp.mean(sampler.get_samples()[:, 0] > FAR / 2)) == pytest.approx(0.3, abs=0.05)
+
+
+def test_evidence_of_a_stock_run_names_what_was_lost(getkey):
+    mcmc = MCMC(OneStep(potential_fn=potential_fn), num_warmup=50, num_samples=10, progress_bar=False)
+    mcmc.run(getkey(), init_params=jnp.zeros(DIM))
+    result = evidence(mcmc, random.key(1))
+    assert not result.reliable
+    assert any("is not covered by the flow" in warning and "parameters = (30" in warning for warning in result.warnings)
+    assert "3" in result.warnings[0].split(" %")[0]
