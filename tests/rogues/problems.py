@@ -1,0 +1,401 @@
+"""The rogues' gallery: small targets with known answers, each chosen because samplers go wrong on it unseen."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax.scipy.special import logsumexp
+from jax.scipy.stats import norm
+
+
+@dataclass(frozen=True)
+class Rogue:
+    """A target and what is known of it.
+
+    Attributes:
+        log_z: log evidence, from a closed form or quadrature.
+        model: NumPyro model without arguments, or None.
+        potential_fn: potential energy of a flat vector, or None.
+        dim: its dimension.
+        means: name → (function of the draws, exact mean, exact standard deviation).
+        weights: name → (indicator function of the draws, exact probability).
+    """
+
+    log_z: float
+    model: Callable[[], None] | None = None
+    potential_fn: Callable[[jax.Array], jax.Array] | None = None
+    dim: int = 0
+    means: dict[str, tuple[Callable[[Any], np.ndarray], float, float]] = field(default_factory=dict)
+    weights: dict[str, tuple[Callable[[Any], np.ndarray], float]] = field(default_factory=dict)
+
+
+def coordinate(i: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The i-th coordinate of flat draws."""
+    return lambda z: z[:, i]
+
+
+def from_draws(z: np.ndarray, names: dict[str, Callable[[Any], np.ndarray]]) -> dict[str, tuple]:
+    """Means and standard deviations of functions, from many exact draws."""
+    return {name: (f, float(np.mean(f(z))), float(np.std(f(z)))) for name, f in names.items()}
+
+
+def quadrature_1d(log_f: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> tuple[float, float, float]:
+    """Log integral, mean and standard deviation of a density on an even grid."""
+    value = log_f(x)
+    w = np.exp(value - value.max())
+    mean = np.sum(w * x) / w.sum()
+    return (
+        float(np.log(w.sum()) + value.max() + np.log(x[1] - x[0])),
+        float(mean),
+        float(np.sqrt(np.sum(w * (x - mean) ** 2) / w.sum())),
+    )
+
+
+def gaussians(means: Any, weights: list[float], sds: list[float]) -> Rogue:
+    """A normalised mixture of spherical Gaussians, modes told apart by the nearest centre."""
+    centers, w, s = np.asarray(means, float), np.asarray(weights), np.asarray(sds)
+    dim = centers.shape[1]
+
+    def potential_fn(z: jax.Array) -> jax.Array:
+        log_kernel = -0.5 * jnp.sum((z - centers) ** 2, axis=1) / s**2 - dim * jnp.log(s)
+        return -logsumexp(jnp.log(w) + log_kernel) + 0.5 * dim * math.log(2 * math.pi)
+
+    def owner(z: np.ndarray) -> np.ndarray:
+        square = ((z[:, None] - centers) ** 2).sum(2) / s**2
+        return np.argmax(np.log(w) - 0.5 * square - dim * np.log(s), axis=1)
+
+    mean = w @ centers
+    sd = np.sqrt(w @ (s[:, None] ** 2 + (centers - mean) ** 2))
+    return Rogue(
+        0.0,
+        potential_fn=potential_fn,
+        dim=dim,
+        means={f"z{i}": (coordinate(i), float(mean[i]), float(sd[i])) for i in range(dim)},
+        weights={f"mode {k}": (lambda z, k=k: owner(z) == k, float(w[k])) for k in range(len(w))},
+    )
+
+
+def apart(distance: float, weight: float = 0.5) -> Rogue:
+    """Two unit Gaussians in 4-d, `distance` standard deviations apart."""
+    second = [distance, 0.0, 0.0, 0.0]
+    return gaussians([[0.0] * 4, second], [weight, 1 - weight], [1.0, 1.0])
+
+
+def ring() -> Rogue:
+    """A ring of radius 5 and width .3."""
+
+    def potential_fn(z: jax.Array) -> jax.Array:
+        return 0.5 * ((jnp.sqrt(jnp.sum(z**2) + 1e-12) - 5) / 0.3) ** 2
+
+    r = np.linspace(0, 10, 100_001)
+    log_z, _, _ = quadrature_1d(lambda r: np.log(2 * np.pi * np.maximum(r, 1e-300)) - 0.5 * ((r - 5) / 0.3) ** 2, r)
+    radius = quadrature_1d(lambda r: np.log(np.maximum(r, 1e-300)) - 0.5 * ((r - 5) / 0.3) ** 2, r)
+    norm_of = lambda z: np.linalg.norm(z, axis=1)  # noqa: E731
+    spread = float(np.sqrt((radius[2] ** 2 + radius[1] ** 2) / 2))
+    means = {"x": (coordinate(0), 0.0, spread), "y": (coordinate(1), 0.0, spread), "r": (norm_of, *radius[1:])}
+    quadrants = {
+        f"quadrant {a}{b}": (lambda z, a=a, b=b: (z[:, 0] * a > 0) & (z[:, 1] * b > 0), 0.25)
+        for a in (1, -1)
+        for b in (1, -1)
+    }
+    return Rogue(log_z, potential_fn=potential_fn, dim=2, means=means, weights=quadrants)
+
+
+def banana_chain() -> Rogue:
+    """x₁ ~ N(0, 1), then each x ~ N((x_before² − 1)/2, ½): bananas bent by bananas."""
+
+    def potential_fn(z: jax.Array) -> jax.Array:
+        before = (z[:-1] ** 2 - 1) / 2
+        return -norm.logpdf(z[0]) - jnp.sum(norm.logpdf(z[1:], before, 0.5))
+
+    rng = np.random.default_rng(0)
+    z = [rng.normal(size=2_000_000)]
+    for _ in range(3):
+        z.append((z[-1] ** 2 - 1) / 2 + 0.5 * rng.normal(size=z[0].shape))
+    draws = np.stack(z, axis=1)
+    names = {f"x{i}": coordinate(i) for i in range(4)}
+    return Rogue(0.0, potential_fn=potential_fn, dim=4, means=from_draws(draws, names))
+
+
+def funnel() -> Rogue:
+    """Neal's funnel in 10-d."""
+
+    def potential_fn(z: jax.Array) -> jax.Array:
+        return -norm.logpdf(z[0], 0, 3) - jnp.sum(norm.logpdf(z[1:], 0, jnp.exp(z[0] / 2)))
+
+    weights = {"v < -6": (lambda z: z[:, 0] < -6, float(norm.cdf(-2.0)))}
+    return Rogue(0.0, potential_fn=potential_fn, dim=10, means={"v": (coordinate(0), 0.0, 3.0)}, weights=weights)
+
+
+def student(df: float) -> Rogue:
+    """A multivariate t in 3-d; its first coordinate's probabilities stand for the moments that it may not have."""
+
+    def potential_fn(z: jax.Array) -> jax.Array:
+        log_norm = math.lgamma((df + 3) / 2) - math.lgamma(df / 2) - 1.5 * math.log(df * math.pi)
+        return -log_norm + 0.5 * (df + 3) * jnp.log1p(jnp.sum(z**2) / df)
+
+    z = np.random.default_rng(0).standard_t(df, 4_000_000)
+    weights = {
+        f"z0 in {low}..{high}": (
+            lambda z, low=low, high=high: (z[:, 0] > low) & (z[:, 0] < high),
+            float(np.mean((z > low) & (z < high))),
+        )
+        for low, high in ((-1e9, -3), (-1, 1), (3, 1e9))
+    }
+    return Rogue(0.0, potential_fn=potential_fn, dim=3, weights=weights)
+
+
+def horseshoe() -> Rogue:
+    """Normal means under a horseshoe prior, centered: every mean has its own half-Cauchy scale."""
+    data = np.array([0.0, 0.5, 2.0, 6.0])
+
+    def model() -> None:
+        scale = numpyro.sample("scale", dist.HalfCauchy(1).expand([4]).to_event(1))
+        theta = numpyro.sample("theta", dist.Normal(0, scale).to_event(1))
+        numpyro.sample("y", dist.Normal(theta, 1).to_event(1), obs=jnp.asarray(data))
+
+    t = np.linspace(-25, 25, 400_001)  # log scale
+    scale = np.exp(t)
+    log_z, means = 0.0, {}
+    for i, y in enumerate(data):
+        variance = 1 + scale**2
+        log_f = np.log(2 / np.pi) - np.log1p(scale**2) + t - 0.5 * np.log(2 * np.pi * variance) - 0.5 * y**2 / variance
+        w = np.exp(log_f - log_f.max())
+        log_z += float(np.log(w.sum()) + log_f.max() + np.log(t[1] - t[0]))
+        w /= w.sum()
+        shrink = scale**2 / variance
+        mean, square = np.sum(w * shrink * y), np.sum(w * (shrink + (shrink * y) ** 2))
+        get = lambda z, i=i: np.asarray(z["theta"])[:, i]  # noqa: E731
+        means[f"theta{i}"] = (get, float(mean), float(np.sqrt(square - mean**2)))
+    return Rogue(log_z, model, means=means)
+
+
+def label_switching(num_components: int) -> Rogue:
+    """A mixture of K components whose labels can be exchanged: K! equal modes; well separated data, closed form."""
+    rng = np.random.default_rng(3)
+    centers = 8.0 * (np.arange(num_components) - (num_components - 1) / 2)
+    data = centers[:, None] + 0.7 * rng.normal(size=(num_components, 6))
+    prior_sd = 10.0
+
+    def model() -> None:
+        mu = numpyro.sample("mu", dist.Normal(0, prior_sd).expand([num_components]).to_event(1))
+        mixing = dist.Categorical(probs=jnp.ones(num_components) / num_components)
+        component = dist.Normal(mu, 1)
+        numpyro.sample("y", dist.MixtureSameFamily(mixing, component).expand([data.size]).to_event(1), obs=data.ravel())
+
+    log_z = math.lgamma(num_components + 1) - data.size * math.log(num_components)
+    for group in data:
+        cov = np.eye(6) + prior_sd**2
+        log_z -= 0.5 * (group @ np.linalg.solve(cov, group) + np.linalg.slogdet(2 * np.pi * cov)[1])
+    orders = list(permutations(range(num_components)))
+    weights = {
+        f"order {order}": (
+            lambda z, order=order: np.all(np.argsort(np.asarray(z["mu"]), axis=1) == order, axis=1),
+            1 / len(orders),
+        )
+        for order in orders
+    }
+    return Rogue(float(log_z), model, weights=weights)
+
+
+def pile_at_zero() -> Rogue:
+    """A rate whose posterior is Exponential(51), piled up at its constraint."""
+
+    def model() -> None:
+        rate = numpyro.sample("rate", dist.Exponential(1.0))
+        numpyro.sample("count", dist.Poisson(50 * rate), obs=0)
+
+    return Rogue(-math.log(51), model, means={"rate": (lambda z: np.asarray(z["rate"]), 1 / 51, 1 / 51)})
+
+
+def pile_at_both_ends() -> Rogue:
+    """Beta(.2, .3): most of the mass within a thousandth of either end."""
+
+    def model() -> None:
+        numpyro.sample("p", dist.Beta(0.2, 0.3))
+
+    draws = np.random.default_rng(0).beta(0.2, 0.3, 4_000_000)
+    get = lambda z: np.asarray(z["p"])  # noqa: E731
+    return Rogue(
+        0.0,
+        model,
+        means={"p": (get, 0.4, float(draws.std()))},
+        weights={"p < 1e-3": (lambda z: get(z) < 1e-3, float(np.mean(draws < 1e-3)))},
+    )
+
+
+def near_improper() -> Rogue:
+    """Two effects of which only the sum is seen, both Normal(0, 1000)."""
+
+    def model() -> None:
+        a = numpyro.sample("a", dist.Normal(0, 1000))
+        b = numpyro.sample("b", dist.Normal(0, 1000))
+        numpyro.sample("y", dist.Normal(a + b, 1), obs=1.0)
+
+    variance = 1 + 2e6
+    share = 1e6 / variance
+    sd = math.sqrt(1e6 - 1e12 / variance)
+    log_z = -0.5 * math.log(2 * math.pi * variance) - 0.5 / variance
+    return Rogue(log_z, model, means={"a": (lambda z: np.asarray(z["a"]), share, sd)})
+
+
+def unidentified_regression() -> Rogue:
+    """Four coefficients, two columns the same and one the sum of others."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(30, 2))
+    x = np.stack([x[:, 0], x[:, 0], x[:, 1], x[:, 0] + x[:, 1]], axis=1)
+    y = x @ np.array([1.0, 0.5, -1.0, 0.0]) + 0.1 * rng.normal(size=30)
+
+    def model() -> None:
+        beta = numpyro.sample("beta", dist.Normal(0, 5).expand([4]).to_event(1))
+        numpyro.sample("y", dist.Normal(jnp.asarray(x) @ beta, 0.1).to_event(1), obs=jnp.asarray(y))
+
+    precision = x.T @ x / 0.01 + np.eye(4) / 25
+    mean, sd = np.linalg.solve(precision, x.T @ y / 0.01), np.sqrt(np.diag(np.linalg.inv(precision)))
+    cov = 0.01 * np.eye(30) + 25 * x @ x.T
+    log_z = -0.5 * (y @ np.linalg.solve(cov, y) + np.linalg.slogdet(2 * np.pi * cov)[1])
+    get = lambda i: lambda z: np.asarray(z["beta"])[:, i]  # noqa: E731
+    return Rogue(float(log_z), model, means={f"beta{i}": (get(i), float(mean[i]), float(sd[i])) for i in range(4)})
+
+
+def discontinuous() -> Rogue:
+    """A standard normal in 2-d whose density falls to a fifth beyond x = ½."""
+
+    def potential_fn(z: jax.Array) -> jax.Array:
+        return -jnp.sum(norm.logpdf(z)) - jnp.where(z[0] > 0.5, jnp.log(0.2), 0.0)
+
+    low, high = float(norm.cdf(0.5)), 0.2 * (1 - float(norm.cdf(0.5)))
+    weights = {"x > 1/2": (lambda z: z[:, 0] > 0.5, high / (low + high))}
+    return Rogue(math.log(low + high), potential_fn=potential_fn, dim=2, weights=weights)
+
+
+def nan_island() -> Rogue:
+    """A standard normal in 2-d whose potential is nan within a disc of radius ½ around (1, 0)."""
+
+    def potential_fn(z: jax.Array) -> jax.Array:
+        inside = (z[0] - 1) ** 2 + z[1] ** 2 < 0.25
+        return jnp.where(inside, jnp.nan, -jnp.sum(norm.logpdf(z)))
+
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(4_000_000, 2))
+    z = z[(z[:, 0] - 1) ** 2 + z[:, 1] ** 2 >= 0.25]
+    means = from_draws(z, {"x": coordinate(0), "y": coordinate(1)})
+    return Rogue(math.log(len(z) / 4_000_000), potential_fn=potential_fn, dim=2, means=means)
+
+
+def product() -> Rogue:
+    """Only a·b is seen: two hyperbolas."""
+
+    def model() -> None:
+        a, b = numpyro.sample("a", dist.Normal(0, 1)), numpyro.sample("b", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(a * b, 0.2), obs=1.0)
+
+    grid = np.linspace(-6, 6, 3001)
+    a, b = np.meshgrid(grid, grid)
+    log_f = -0.5 * (a**2 + b**2) - 0.5 * ((1 - a * b) / 0.2) ** 2 - np.log((2 * np.pi) ** 1.5 * 0.2)
+    f = np.exp(log_f)
+    sd = float(np.sqrt(np.sum(f * a**2) / f.sum()))
+    log_z = math.log(f.sum() * (grid[1] - grid[0]) ** 2)
+    get = lambda z: np.asarray(z["a"])  # noqa: E731
+    return Rogue(log_z, model, means={"a": (get, 0.0, sd)}, weights={"a > 0": (lambda z: get(z) > 0, 0.5)})
+
+
+def spike_and_slab() -> Rogue:
+    """Three normal means under ½ N(0, .05) + ½ N(0, 3)."""
+    data = np.array([0.1, 1.5, 3.0])
+
+    def model() -> None:
+        theta = numpyro.sample("theta", dist.Uniform(-30, 30).expand([3]).to_event(1))
+        spike, slab = norm.logpdf(theta, 0, 0.05), norm.logpdf(theta, 0, 3)
+        numpyro.factor("prior", jnp.sum(jnp.logaddexp(spike, slab) - math.log(2) + math.log(60)))
+        numpyro.sample("y", dist.Normal(theta, 1).to_event(1), obs=jnp.asarray(data))
+
+    grid = np.linspace(-30, 30, 1_200_001)
+    log_z, means, weights = 0.0, {}, {}
+    for i, y in enumerate(data):
+        spike, slab = (
+            np.asarray(0.5 * np.exp(-0.5 * (grid / s) ** 2) / (s * math.sqrt(2 * math.pi))) for s in (0.05, 3)
+        )
+        f = (spike + slab) * np.exp(-0.5 * (y - grid) ** 2) / math.sqrt(2 * math.pi)
+        log_z += math.log(f.sum() * (grid[1] - grid[0]))
+        mean = np.sum(f * grid) / f.sum()
+        get = lambda z, i=i: np.asarray(z["theta"])[:, i]  # noqa: E731
+        means[f"theta{i}"] = (get, float(mean), float(np.sqrt(np.sum(f * (grid - mean) ** 2) / f.sum())))
+        share = float(np.sum(f * (np.abs(grid) < 0.15)) / f.sum())
+        weights[f"spike {i}"] = (lambda z, get=get: np.abs(get(z)) < 0.15, share)
+    return Rogue(log_z, model, means=means, weights=weights)
+
+
+def enumerated() -> Rogue:
+    """A mixing probability with the labels summed out by NumPyro."""
+    rng = np.random.default_rng(5)
+    data = np.concatenate([rng.normal(-2, 1, 12), rng.normal(2, 1, 8)])
+
+    def model() -> None:
+        p = numpyro.sample("p", dist.Beta(1, 1))
+        with numpyro.plate("data", len(data)):
+            label = numpyro.sample("label", dist.Bernoulli(p), infer={"enumerate": "parallel"})
+            numpyro.sample("y", dist.Normal(4.0 * label - 2.0, 1.0), obs=jnp.asarray(data))
+
+    kernel = lambda c: np.exp(-0.5 * (data - c) ** 2) / math.sqrt(2 * math.pi)  # noqa: E731
+    grid = (np.arange(20_000) + 0.5) / 20_000
+    log_f = lambda p: np.sum(np.log(p[:, None] * kernel(2.0) + (1 - p[:, None]) * kernel(-2.0)), axis=1)  # noqa: E731
+    log_z, mean, sd = quadrature_1d(log_f, grid)
+    return Rogue(log_z, model, means={"p": (lambda z: np.asarray(z["p"]), mean, sd)})
+
+
+def two_cauchys() -> Rogue:
+    """A location seen through two Cauchy observations 20 apart: two modes with long tails."""
+
+    def model() -> None:
+        mu = numpyro.sample("mu", dist.Normal(0, 30))
+        numpyro.sample("y", dist.Cauchy(mu, 1), obs=jnp.array([-8.0, 12.0]))
+
+    def log_f(mu: np.ndarray) -> np.ndarray:
+        prior = -0.5 * (mu / 30) ** 2 - math.log(30 * math.sqrt(2 * math.pi))
+        return prior - sum(np.log(np.pi * (1 + (y - mu) ** 2)) for y in (-8.0, 12.0))
+
+    grid = np.linspace(-300, 300, 1_200_001)
+    log_z, mean, sd = quadrature_1d(log_f, grid)
+    f = np.exp(log_f(grid))
+    right = float(f[grid > 2].sum() / f.sum())
+    get = lambda z: np.asarray(z["mu"])  # noqa: E731
+    return Rogue(log_z, model, means={"mu": (get, mean, sd)}, weights={"mu > 2": (lambda z: get(z) > 2, right)})
+
+
+ROGUES: dict[str, Callable[[], Rogue]] = {
+    "modes 5 sd apart": lambda: apart(5.0),
+    "modes 10 sd apart": lambda: apart(10.0),
+    "modes 20 sd apart": lambda: apart(20.0),
+    "modes 40 sd apart": lambda: apart(40.0),
+    "weights .95 and .05": lambda: apart(10.0, 0.95),
+    "weights .99 and .01": lambda: apart(10.0, 0.99),
+    "three scales": lambda: gaussians([[0, 0, 0], [6, 0, 0], [0, 10, 0]], [0.4, 0.3, 0.3], [1.0, 0.3, 2.0]),
+    "deceptive optimum": lambda: gaussians([[0, 0, 0], [25, 0, 0]], [0.02, 0.98], [3.0, 1.0]),
+    "ring": ring,
+    "banana chain": banana_chain,
+    "funnel": funnel,
+    "t, 1.5 degrees of freedom": lambda: student(1.5),
+    "t, 4 degrees of freedom": lambda: student(4.0),
+    "horseshoe": horseshoe,
+    "label switching, 2": lambda: label_switching(2),
+    "label switching, 3": lambda: label_switching(3),
+    "label switching, 4": lambda: label_switching(4),
+    "pile at zero": pile_at_zero,
+    "pile at both ends": pile_at_both_ends,
+    "near-improper": near_improper,
+    "unidentified regression": unidentified_regression,
+    "discontinuous": discontinuous,
+    "nan island": nan_island,
+    "product a·b": product,
+    "spike and slab": spike_and_slab,
+    "enumerated mixture": enumerated,
+    "two Cauchys": two_cauchys,
+}

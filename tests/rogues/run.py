@@ -1,0 +1,77 @@
+"""Print the rogues' gallery: solved, flagged, or confidently wrong.
+
+    python tests/rogues/run.py                   # all
+    python tests/rogues/run.py "ring" --seed 1   # one, by name
+
+Wrong is log Z off by more than max(.05, 3 se), a mean off by more than .15 sd, or a mode's weight off by more than a
+quarter; confidently so if `evidence.reliable` is True. Flagged is `reliable` False, whatever the numbers.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+from problems import ROGUES, Rogue
+
+from numpyro_onestep import OneStep, OneStepSampler
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out: errors in units of what is allowed, so that more than 1 is wrong."""
+
+    log_z: float
+    mean: float
+    weight: float
+    reliable: bool
+    warnings: tuple[str, ...]
+    seconds: float
+
+    @property
+    def word(self) -> str:
+        """Solved, flagged or CONFIDENTLY WRONG."""
+        if not self.reliable:
+            return "flagged"
+        return "solved" if max(self.log_z, self.mean, self.weight) <= 1 else "CONFIDENTLY WRONG"
+
+
+def judge(rogue: Rogue, seed: int = 0) -> Verdict:
+    """Run the sampler with default settings and compare."""
+    sampler = OneStepSampler(
+        OneStep(rogue.model, potential_fn=rogue.potential_fn), num_samples=10_000, num_chains=4, progress_bar=False
+    )
+    start = time.perf_counter()
+    sampler.run(random.key(seed), init_params=None if rogue.model else jnp.zeros((4, rogue.dim)))
+    draws = jax.tree.map(np.asarray, sampler.get_samples())
+    e = sampler.evidence
+    log_z = abs(e.log_z - rogue.log_z) / max(0.05, 3 * e.std_error)
+    mean = max((abs(np.mean(f(draws)) - m) / sd / 0.15 for f, m, sd in rogue.means.values()), default=0.0)
+    weight = max((abs(np.mean(f(draws)) / p - 1) / 0.25 for f, p in rogue.weights.values()), default=0.0)
+    return Verdict(log_z, float(mean), float(weight), e.reliable, e.warnings, time.perf_counter() - start)
+
+
+def main() -> None:
+    """Judge and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rogues", nargs="*", default=list(ROGUES), help="names; all by default")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print("errors as a share of what is allowed")
+    print(f"{'rogue':28}{'log Z':>8}{'mean':>8}{'weight':>8}{'seconds':>9}  verdict", flush=True)
+    words = []
+    for name in options.rogues:
+        v = judge(ROGUES[name](), options.seed)
+        words.append(v.word)
+        print(f"{name:28}{v.log_z:8.2f}{v.mean:8.2f}{v.weight:8.2f}{v.seconds:9.0f}  {v.word}", flush=True)
+        for warning in v.warnings:
+            if not warning.startswith("note:"):
+                print(f"{'':28}  {warning}")
+    print(", ".join(f"{words.count(word)} {word}" for word in ("solved", "flagged", "CONFIDENTLY WRONG")))
+
+
+if __name__ == "__main__":
+    main()
