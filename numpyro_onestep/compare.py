@@ -24,13 +24,14 @@ def compare(models: Mapping[str, OneStepSampler | Evidence]) -> Any:
         no part in the probabilities.
 
     Raises:
-        ValueError: if no model is given.
+        ValueError: if no model is given, or two of them saw different data.
         TypeError: if a value is neither a sampler nor an `Evidence`.
     """
     import pandas as pd
 
     if not models:
         raise ValueError("compare() needs at least one model.")
+    _check_same_data(models)
     results = {name: _evidence_of(name, model) for name, model in models.items()}
     table = pd.DataFrame.from_dict(
         {name: {"log_z": e.log_z, "std_error": e.std_error} for name, e in results.items()}, orient="index"
@@ -46,6 +47,22 @@ def compare(models: Mapping[str, OneStepSampler | Evidence]) -> Any:
     table["reliable"] = [results[name].reliable for name in table.index]
     table["warnings"] = ["; ".join(results[name].warnings) for name in table.index]
     return table
+
+
+def _check_same_data(models: Mapping[str, Any]) -> None:
+    """The observed values of all models whose data are known must be the same, in whatever sites and order."""
+    first: tuple[str, np.ndarray] | None = None
+    for name, model in models.items():
+        observed = model.sampler.setup.observed if isinstance(model, OneStepSampler) else None
+        if observed is None:
+            continue
+        if first is None:
+            first = name, observed
+        elif not np.array_equal(observed, first[1], equal_nan=True):
+            raise ValueError(
+                f"Models '{first[0]}' and '{name}' have different observed data ({first[1].size} and {observed.size} "
+                "values): their evidences cannot be ranked. Condition both on the same values, on the same scale."
+            )
 
 
 def _evidence_of(name: str, model: Any) -> Evidence:

@@ -91,11 +91,11 @@ def propose(
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num_draws], *chunks)
 
 
-def audit(kernel: OneStep, state: OneStepState, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Audit:
+def audit(kernel: OneStep, state: Any, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Audit:
     """Look for mass that the flow of `state` does not reach; `coverage.py` says how."""
     key_log_z, key_audit = random.split(rng_key)
-    network = state.train.best  # type: ignore[union-attr]
-    problem = kernel.problem(state.base, args, kwargs)  # type: ignore[arg-type]
+    network = state.train.best
+    problem = kernel.problem(state.base, args, kwargs)
     proposals = propose(network, problem, key_log_z, _CHUNK, kernel.num_steps)
     log_z = jnp.asarray(log_mean_weight(np.asarray(proposals.log_weights))[0], proposals.points.dtype)
     look = coverage.auditor(kernel.target(args, kwargs), kernel.init_scale)
@@ -195,16 +195,6 @@ def _failures(e: Evidence, lost: float, log_w: np.ndarray) -> list[str]:
     return failures
 
 
-def notes_of(kernel: OneStep) -> tuple[str, ...]:
-    """What a reader of the number should know that no check can tell."""
-    if kernel.model is None:
-        return (
-            "note: log_z is the log integral of exp(-potential_fn); it is a model's evidence only if the potential "
-            "includes every constant.",
-        )
-    return ()
-
-
 def trained_flows(state: Any) -> list[OneStepState]:
     """The state's independently trained flows: one, or one for each chain that trained its own.
 
@@ -247,4 +237,4 @@ def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS, au
     if audited is None and kernel.coverage_audit:
         audited = audit(kernel, flows[0], random.fold_in(rng_key, 1), mcmc._args, mcmc._kwargs)
     failures = [] if audited is None else _describe(kernel, audited, mcmc._args, mcmc._kwargs)
-    return estimate(replicates, kernel.setup.caveats, notes_of(kernel), failures)
+    return estimate(replicates, kernel.setup.caveats, kernel.setup.notes, failures)

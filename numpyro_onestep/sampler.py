@@ -146,8 +146,9 @@ class OneStepSampler(MCMC):
         if result is None:
             state = self._trained_state()
             key = self._evidence_key if self._evidence_key is not None else random.fold_in(state.train.rng_key, 1)
-            known = self._audited is not None and same_leaves(self._audited[0], self._audit_token(state))
-            self._evidence = result = evidence_.evidence(self, key, audited=self._audited[1] if known else None)
+            token, audit = self._audited or (None, None)
+            known = audit if same_leaves(token, self._audit_token(state)) else None
+            self._evidence = result = evidence_.evidence(self, key, audited=known)
         return result
 
     def draw(self, rng_key: Array, num_draws: int, num_steps: int | None = None) -> Draws:
@@ -224,13 +225,13 @@ class OneStepSampler(MCMC):
         )
         return self._audit_and_retry(random.fold_in(rng_key, 1), state) if self.sampler.coverage_audit else state
 
-    def _audit_and_retry(self, rng_key: Array, state: OneStepState) -> OneStepState:
+    def _audit_and_retry(self, rng_key: Array, state: Any) -> Any:
         """Look for mass that the flow does not reach; train once more from a base with it, and keep the better one."""
         key_audit, key_extend, key_train, key_again = random.split(rng_key, 4)
         given = self._args, self._kwargs
         audit = evidence_.audit(self.sampler, state, key_audit, *given)
         base = state.base
-        if len(audit.missing) and base is not None and not bool(base.annealed):
+        if len(audit.missing) and not bool(base.annealed):
             regions = jax.tree.map(lambda leaf: leaf[audit.missing], audit.regions)
             base = extend(self.sampler.target(*given), key_extend, base, regions)
             trained = self.sampler.init_training(key_train, base, self.num_warmup, *given)
@@ -241,14 +242,14 @@ class OneStepSampler(MCMC):
         self._audited = self._audit_token(state), audit
         return state
 
-    def _audit_token(self, state: OneStepState) -> Any:
-        return state.train.best, self._args, self._kwargs  # type: ignore[union-attr]
+    def _audit_token(self, state: Any) -> Any:
+        return state.train.best, self._args, self._kwargs
 
-    def _advance(self, state: OneStepState) -> OneStepState:
+    def _advance(self, state: Any) -> Any:
         problem, config = self._problem(state), self.sampler.train_config(state.base.dim)
         block = -(-self.num_warmup // _NUM_BLOCKS)
         advance = jax.jit(lambda trained: train.advance(trained, problem, config, block))
-        trained: TrainState = state.train  # type: ignore[assignment]
+        trained: TrainState = state.train
         with tqdm(total=self.num_warmup, desc="training", disable=not self.progress_bar) as bar:
             while not bool(trained.done) and int(trained.iteration) < self.num_warmup:
                 trained = advance(trained)

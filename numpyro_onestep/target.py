@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import Array
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import initialize_model
 
@@ -54,6 +56,8 @@ class ModelSetup(NamedTuple):
         unravel: flat vector (D,) → unconstrained values.
         center: a valid point, flat, shape (D,).
         caveats: why the evidence is undefined or not what its name says, in words; empty where it is sound.
+        notes: what a reader of the evidence should know that no check can tell.
+        observed: all observed values in rising order; None where they are not known.
     """
 
     potential_fn_gen: Callable[..., Callable[[Any], Array]]
@@ -61,6 +65,8 @@ class ModelSetup(NamedTuple):
     unravel: Callable[[Array], Any]
     center: Array
     caveats: tuple[str, ...]
+    notes: tuple[str, ...]
+    observed: np.ndarray | None
 
 
 def setup_model(
@@ -96,9 +102,16 @@ def setup_model(
             "The model has no continuous latent sites: there is nothing to sample. "
             "Check that its parameters are `numpyro.sample` statements without `obs`."
         )
-    caveats = evidence_caveats(info.model_trace)
-    unravel = partial(_unravel_sites, names, unravel_list)
-    return ModelSetup(info.potential_fn, info.postprocess_fn, unravel, center.astype(_float()), caveats)
+    trace = info.model_trace
+    return ModelSetup(
+        potential_fn_gen=info.potential_fn,
+        postprocess_gen=info.postprocess_fn,
+        unravel=partial(_unravel_sites, names, unravel_list),
+        center=center.astype(_float()),
+        caveats=evidence_caveats(trace),
+        notes=_factor_notes(trace),
+        observed=_observed(trace),
+    )
 
 
 def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any) -> ModelSetup:
@@ -114,7 +127,12 @@ def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any) -> M
     center, unravel = ravel_pytree(init_params)
     if center.size == 0:
         raise ValueError("`init_params` has no elements: there is nothing to sample.")
-    return ModelSetup(partial(_ignore_arguments, potential_fn), None, unravel, center.astype(_float()), ())
+    note = (
+        "note: log_z is the log integral of exp(-potential_fn); it is a model's evidence only if the potential "
+        "includes every constant."
+    )
+    generate = partial(_ignore_arguments, potential_fn)
+    return ModelSetup(generate, None, unravel, center.astype(_float()), caveats=(), notes=(note,), observed=None)
 
 
 def _unravel_sites(names: list[str], unravel: Callable[[Array], list[Array]], flat: Array) -> dict[str, Array]:
@@ -153,6 +171,24 @@ def evidence_caveats(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
         if site["scale"] is not None and not _is_one(site["scale"]):
             caveats.append(f"site '{name}' is rescaled by `handlers.scale` or a subsampled plate.")
     return tuple(caveats)
+
+
+def _factor_notes(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    names = [
+        name for name, site in model_trace.items() if site["type"] == "sample" and isinstance(site["fn"], dist.Unit)
+    ]
+    if not names:
+        return ()
+    sites = ", ".join(f"'{name}'" for name in names)
+    return (f"note: the model has `factor` terms ({sites}): log_z counts them as they are, normalised or not.",)
+
+
+def _observed(model_trace: dict[str, dict[str, Any]]) -> np.ndarray | None:
+    sites = (site for site in model_trace.values() if site["type"] == "sample" and site["is_observed"])
+    values = [site["value"] for site in sites]
+    if any(isinstance(value, Tracer) for value in values):
+        return None
+    return np.sort(np.concatenate([np.zeros(0), *(np.ravel(np.asarray(value)).astype(float) for value in values)]))
 
 
 def _is_one(scale: Any) -> bool:

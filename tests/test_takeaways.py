@@ -84,3 +84,13 @@ def test_plots(fitted):
     assert len(axes.lines) == 2
     axes = plot_weights(fitted, random.key(1), 500)
     assert sum(patch.get_height() for patch in axes.patches) == 500
+
+
+def test_compare_refuses_different_data(fitted):
+    other = OneStepSampler(OneStep(regression), num_warmup=20, num_samples=10, progress_bar=False)
+    other.run(random.key(0), FEATURES, TARGETS + 1)
+    with pytest.raises(ValueError, match="'a' and 'b' have different observed data"):
+        compare({"a": fitted, "b": other})
+    backwards = OneStepSampler(OneStep(regression), num_warmup=20, num_samples=10, progress_bar=False)
+    backwards.run(random.key(0), FEATURES[::-1], TARGETS[::-1])
+    assert len(compare({"a": fitted, "b": backwards, "c": make(-3.0)})) == 3

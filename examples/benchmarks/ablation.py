@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array, random
 from run import measure
 
-from numpyro_onestep import OneStep, base, block, conditional_scale, flow
+from numpyro_onestep import OneStep, base, base_search, block, conditional_scale, flow
 from numpyro_onestep.base import Base
 from numpyro_onestep.block import BlockParams
 from numpyro_onestep.losses import Loss, PathGradient, Problem
@@ -113,6 +113,15 @@ class Ablated(OneStep):
         return type(self).change_base(super().find_base(rng_key, args, kwargs))
 
 
+class DenseScales(OneStep):
+    """`OneStep` that keeps the conditional scales wherever they better the base, hyperparameters or not."""
+
+    def find_base(self, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Base:
+        """The base by that rule."""
+        with mock.patch.object(base_search, "_MIN_INFLUENCE", 0.0):
+            return super().find_base(rng_key, args, kwargs)
+
+
 def with_losses(change: Callable[[PathGradient], tuple[Loss, ...]]) -> type[OneStep]:
     """A kernel whose path gradients are replaced."""
     return type("Ablated", (Ablated,), {"change_loss": staticmethod(change)})
@@ -175,7 +184,8 @@ VARIANTS = {
         with_losses(lambda loss: (OrdinaryGradient(loss.num_steps, loss.batch_size),)),
     ),
     "no_stretch": Variant("no stretched base draws", with_losses(lambda loss: (replace(loss, wide_fraction=0.0),))),
-    "affine": Variant("affine whitening only", with_base(affine)),
+    "affine": Variant("affine whitening always", with_base(affine)),
+    "dense_scales": Variant("conditional scales wherever they better the base", DenseScales),
     "no_whitening": Variant("no whitening: Normal(0, 3) base, annealed", with_base(broad)),
     "no_annealing": Variant("no annealing", with_base(lambda b: b._replace(annealed=jnp.array(False)))),
     "no_bumps": Variant("no bumps", blocks=lambda p: p._replace(bump=jnp.zeros_like(p.bump))),
