@@ -10,8 +10,8 @@ divergence between draws and exact draws, relative to that between two sets of e
 and on base draws stretched by 1.5; share of draws that the inverse recovers to 1e-4; largest error of a posterior mean
 in posterior standard deviations (against the exact moments, or a long NUTS run with --nuts); largest relative error of
 a mode's weight; millions of target gradients, those of the base search at most; seconds of the warmup (base search,
-compilation and training); `reliable`. With --budgets the finer budgets are refined in the same warmup, and each gets a
-row of its own; --curve adds rows for all budgets up to 128 as they come.
+compilation, training and audit); `reliable`. With --budgets the finer budgets are refined in the same warmup, and each
+gets a row of its own; --curve adds rows for all budgets up to 128 as they come.
 
 Ionosphere, sonar and German credit need their data: set ONESTEP_DATA (see `problems.read_csv`).
 """
@@ -111,7 +111,7 @@ def sinkhorn_ratio(draws: jax.Array, exact: jax.Array, again: jax.Array) -> floa
 
 
 def training_gradients(sampler: OneStepSampler) -> float:
-    """Millions of target gradients: those of the optimiser, and a bound of those of the base search."""
+    """Millions of target gradients: of the optimiser, of the audit's search, and at most so many of the base's."""
     state = sampler.last_state
     config, num_warmup = sampler.sampler.train_config(state.base.dim), sampler.num_warmup
     total, done = 0, int(state.train.iteration)
@@ -120,7 +120,8 @@ def training_gradients(sampler: OneStepSampler) -> float:
         iterations = max(0, min(done, int(last)) - int(first))
         steps = stage.steps_per_iteration * (1.5 if bool(state.base.annealed) and index == 0 else 1)
         total += iterations * steps * sum(getattr(loss, "batch_size", 0) for loss in stage.losses)
-    return (total + search_gradients(state.base.dim, len(state.base.mixture.means))) / 1e6
+    audit = 384 * 400 if sampler.sampler.coverage_audit else 0
+    return (total + audit + search_gradients(state.base.dim, len(state.base.mixture.means))) / 1e6
 
 
 def search_gradients(dim: int, num_components: int) -> int:
@@ -189,6 +190,7 @@ def measure(
             "float64": bool(jax.config.jax_enable_x64),
             "budgets": list(budgets),
             "curve": curve,
+            "audit": kernel.coverage_audit,
             "nfe": num_steps,
             "ess": float(effective_sample_size(log_w)) / NUM_FRESH,
             "log_z_error": float(log_z) - problem.log_z,
@@ -238,6 +240,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--budgets", type=int, nargs="*", default=[], help="finer budgets to refine, such as 2 4 8")
     parser.add_argument("--curve", action="store_true", help="rows for all budgets from 1 to 128")
+    parser.add_argument("--no-audit", action="store_true", help="without the coverage audit: seconds of training alone")
     parser.add_argument("--x64", action="store_true", help="double precision")
     parser.add_argument("--nuts", action="store_true", help="compare means with a long NUTS run where none are known")
     parser.add_argument("--json", type=Path, help="append one JSON line a row to this file; skip what it already holds")
@@ -245,15 +248,17 @@ def main() -> None:
     if options.x64:
         numpyro.enable_x64()
     budgets = tuple(options.budgets)
+    extra = {"coverage_audit": not options.no_audit}
     known = [json.loads(line) for line in options.json.open()] if options.json and options.json.exists() else []
-    done = {(row["problem"], row["seed"], row["float64"], tuple(row["budgets"]), row["curve"]) for row in known}
+    columns = ("problem", "seed", "float64", "budgets", "curve", "audit")
+    done = [[row[column] for column in columns] for row in known]
     print(f"{'problem':24}" + "".join(f"{c:>15}" for c in COLUMNS) + "  reliable", flush=True)
     for name in options.problems or PROBLEMS:
-        if (name, options.seed, options.x64, budgets, options.curve) in done:
+        if [name, options.seed, options.x64, list(budgets), options.curve, not options.no_audit] in done:
             print(f"{name:24} is in {options.json} already")
             continue
         rows = []
-        for row in measure(name, options.seed, budgets, options.nuts, curve=options.curve):
+        for row in measure(name, options.seed, budgets, options.nuts, options=extra, curve=options.curve):
             print(f"{name:24}" + "".join(f"{row[c]:15.4f}" for c in COLUMNS) + f"  {row.get('reliable')}", flush=True)
             rows.append(row)
         if options.json:
