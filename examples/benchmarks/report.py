@@ -14,10 +14,10 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 HEAD = """# Benchmarks
 
 Made by `examples/benchmarks/report.py` from the rows of `examples/benchmarks/run.py --json` and `ablation.py --json`:
-default settings but `--no-audit`, one training for each row or group of rows, each process pinned to one of two busy CPU
-cores (`seconds` are the whole warmup there: base search, compilation and training). All numbers are from 16,384 fresh draws. What the columns
-mean is said by `run.py --help`; where the reference for log Z has an error of its own, it stands behind the name. What
-each target is, with its priors, is said in `problems.py`.
+default settings but `--no-audit`, one training for each row or group of rows, each process pinned to one of two busy
+CPU cores (`seconds` are the whole warmup there: base search, compilation and training). All numbers are from 16,384
+fresh draws. What the columns mean is said by `run.py --help`; where the reference for log Z has an error of its own, it
+stands behind the name. What each target is, with its priors, is said in `problems.py`.
 """
 ESTIMATORS = """## Why the determinant must be exact
 
