@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from problems import PROBLEMS
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 HEAD = """# Benchmarks
 
@@ -70,9 +72,11 @@ def ladder(rows: list[dict[str, Any]]) -> str:
             for (name, seed), group in groups.items()
         )
         parts.append(table([f"{title}: problem", "seed", *[str(n) for n in budgets]], lines))
+    beyond = " From 16 on it is the one-step map without corrections." if max(budgets) > 8 else ""
     return (
-        "## Budgets\n\nFrom one training with `budgets=(2, 4, 8)`, evaluations a draw in the columns; from 16 on the "
-        "one-step map without corrections.\n\n"
+        "## Budgets\n\nFrom one training with `budgets=(2, 4, 8)`, evaluations a draw in the columns."
+        + beyond
+        + "\n\n"
         + "\n".join(parts)
         + "\n![ELBO and ESS against the budget](figures/budgets.png)\n"
     )
@@ -100,7 +104,7 @@ def draw_ladder(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set(xscale="log", xlabel="evaluations a draw", title=title)
         axis.set_xticks(budgets, [str(n) for n in budgets])
         axis.minorticks_off()
-    axes[1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+    axes[1].legend(fontsize="x-small", handlelength=4, loc="center left", bbox_to_anchor=(1, 0.5))
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)
 
@@ -138,6 +142,7 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     options = parser.parse_args()
     rows = [json.loads(line) for file in options.files for line in file.read_text().splitlines()]
+    rows.sort(key=lambda row: list(PROBLEMS).index(row["problem"]))
     ablated = [r for r in rows if "variant" in r]
     plain = [r for r in rows if "variant" not in r]
     refined = [r for r in plain if r["budgets"]]
