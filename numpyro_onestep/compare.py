@@ -53,7 +53,7 @@ def _check_same_data(models: Mapping[str, Any]) -> None:
     """The observed values of all models whose data are known must be the same, in whatever sites and order."""
     first: tuple[str, np.ndarray] | None = None
     for name, model in models.items():
-        observed = model.sampler.setup.observed if isinstance(model, OneStepSampler) else None
+        observed = model._observed if isinstance(model, OneStepSampler) else None
         if observed is None:
             continue
         if first is None:

@@ -2,7 +2,7 @@
 
 A flow that lost a mode looks perfect to itself, since every one of its checks is made on its own draws. Here points of
 high density are looked for from starts spread far wider than those of the base search, and the flow's density at each
-is computed through the inverse map. Where the target exceeds it e³-fold, Gaussians fitted to these places measure, by
+is computed through the inverse map. Where the target exceeds it e⁵-fold, Gaussians fitted to these places measure, by
 importance sampling, how much mass lies where the flow has next to none. Mass that no start leads to stays unseen.
 """
 
@@ -25,9 +25,11 @@ __all__ = ["Audit", "auditor", "log_prob"]
 
 _SPREADS = (1.0, 4.0, 16.0)  # of the starts, times `init_scale`
 _NUM_STARTS = 128  # at each spread
+_NUM_CANDIDATES = 32
 _NUM_REGIONS = 8
-_NUM_DRAWS = 256  # for each region
-_UNCOVERED = 3.0  # nats by which the target exceeds the flow there
+_NUM_DRAWS = 256  # for each region, a divisor of the chunk
+_CHUNK = 512
+_UNCOVERED = 5.0  # nats by which the target exceeds the flow there
 _NEGLIGIBLE = 0.003  # share of all mass
 
 
@@ -35,46 +37,59 @@ class Audit(NamedTuple):
     """What the flow does not cover.
 
     Attributes:
-        shares: of each region found, the share of all mass that lies in it and out of the flow's reach, at least (two
-            standard errors below the estimate), shape (M,); zero for none.
-        regions: Gaussians fitted to these regions, in unconstrained space.
+        share: of all mass, that out of the flow's reach, at least (two standard errors below the estimate).
+        shares: estimates of what each region contributes to it, shape (M,).
+        regions: Gaussians fitted to these regions, in unconstrained space; without weight where there is none.
     """
 
+    share: Array
     shares: Array
     regions: Mixture
 
     @property
     def missing(self) -> Array:
-        """Indices of the regions that matter, the largest first."""
+        """Indices of the regions that matter, the largest first; none if all of it is negligible."""
         order = jnp.argsort(-self.shares)
-        return order[self.shares[order] > _NEGLIGIBLE]
+        large = self.shares[order] > 0.1 * jnp.sum(self.shares)
+        return order[large & (self.share > _NEGLIGIBLE)]
 
 
 def log_prob(base: Base, blocks: BlockParams, z: Array) -> Array:
-    """Log density of the flow at one unconstrained point, by its exact inverse."""
+    """Log density of the flow at one unconstrained point, by its exact inverse; nan where that does not return."""
     u = base_.whiten_point(base, z)
     x = flow.inverse(blocks, u)
-    _, log_det = flow.forward_and_log_det(blocks, x)
-    return base_.log_prob(base, x) - log_det - base_.whitening_log_det(base, u)
+    back, log_det = flow.forward_and_log_det(blocks, x)
+    returned = jnp.max(jnp.abs(back - u)) < 1e-3 * (1 + jnp.max(jnp.abs(u)))
+    return jnp.where(returned, base_.log_prob(base, x) - log_det - base_.whitening_log_det(base, u), jnp.nan)
 
 
-def auditor(target: LogDensity, init_scale: float) -> Callable[[Array, Array, Base, BlockParams, Array], Audit]:
-    """A function (rng_key, center, base, blocks, log_z) → audit for `target`, with its stages compiled once."""
+def auditor(target: LogDensity, init_scale: float) -> Callable[[Array, Base, BlockParams, Array], Audit]:
+    """A function (rng_key, base, blocks, log_z) → audit for `target`; all its calls share one compilation.
+
+    A `log_z` that is not finite, of a flow that hit nothing, counts as no mass at all.
+    """
     search = jax.jit(lambda key, center: _search(target, init_scale, key, center))
     gaps = jax.jit(lambda z, base, blocks: jax.vmap(lambda z: _gap(target, base, blocks, z))(z))
-    fit = jax.jit(lambda key, starts: _fit(target, init_scale, key, starts))
+    fit = jax.jit(lambda *args: _fit(target, init_scale, *args))
     measure = jax.jit(lambda *args: _measure(target, *args))
 
-    def audit(rng_key: Array, center: Array, base: Base, blocks: BlockParams, log_z: Array) -> Audit:
+    def audit(rng_key: Array, base: Base, blocks: BlockParams, log_z: Array) -> Audit:
         key_search, key_fit, key_measure = random.split(rng_key, 3)
+        center = base_.unwhiten(base, jnp.zeros_like(base.whitening.shift))
+        log_z = jnp.where(jnp.isfinite(log_z), log_z, -1e6)
         points, log_density = search(key_search, center)
         uncovered = gaps(points, base, blocks) - log_z > _UNCOVERED
-        radius = 0.1 * center.shape[0] ** 0.5
-        picked, num_distinct = modes.select(points, jnp.where(uncovered, log_density, -jnp.inf), radius, _NUM_REGIONS)
+        log_density = jnp.where(uncovered, log_density, -jnp.inf)
+        picked, num_distinct = modes.select(points, log_density, 0.1 * base.dim**0.5, _NUM_CANDIDATES)
         if int(num_distinct) == 0:
-            return Audit(jnp.zeros(_NUM_REGIONS), Mixture(*(jnp.zeros(()),) * 3))
-        regions = fit(key_fit, points[picked])
-        return Audit(measure(key_measure, base, blocks, log_z, regions), regions)
+            nothing = jnp.zeros(_NUM_REGIONS, points.dtype)
+            at = jnp.zeros((_NUM_REGIONS, base.dim), points.dtype)
+            return Audit(
+                nothing[0], nothing, Mixture(nothing - jnp.inf, at, jnp.zeros((*at.shape, base.dim), at.dtype))
+            )
+        regions = fit(key_fit, points[picked], jnp.arange(_NUM_CANDIDATES) < num_distinct)
+        share, shares = measure(key_measure, base, blocks, log_z, regions)
+        return Audit(share, shares, regions)
 
     return audit
 
@@ -94,14 +109,20 @@ def _gap(target: LogDensity, base: Base, blocks: BlockParams, z: Array) -> Array
     return jnp.where(jnp.isnan(gap), jnp.where(target.value(z) > -jnp.inf, jnp.inf, -jnp.inf), gap)
 
 
-def _fit(target: LogDensity, init_scale: float, rng_key: Array, starts: Array) -> Mixture:
-    """A Gaussian fitted to each start's surroundings; equal weights, but none for those where another is already."""
-    found = modes.polish(target, starts)
+def _fit(target: LogDensity, init_scale: float, rng_key: Array, starts: Array, usable: Array) -> Mixture:
+    """Gaussians fitted to the surroundings of the starts; equal weights, none where another is already.
+
+    Proper modes come first, by their Laplace mass: the pole of a hierarchical density, higher than any of them, must
+    not take their place.
+    """
     dim = starts.shape[1]
+    found = modes.polish(target, starts)
+    proper = found.distinct & usable
+    log_mass = found.log_density + jnp.sum(jnp.log(jnp.diagonal(found.scale_trils, axis1=1, axis2=2)), axis=1)
+    order = jnp.argsort(jnp.where(proper, -log_mass, jnp.where(usable, 1e30, jnp.inf)))[:_NUM_REGIONS]
     small = 0.15 * init_scale * jnp.eye(dim, dtype=starts.dtype)
-    good = found.distinct[:, None]
-    means = jnp.where(good, found.points, starts)
-    trils = jnp.where(good[:, None], found.scale_trils, small)
+    means = jnp.where(proper[order, None], found.points[order], starts[order])
+    trils = jnp.where(proper[order, None, None], found.scale_trils[order], small)
 
     def one(mean: Array, tril: Array) -> Mixture:
         q = Mixture(jnp.zeros(1, starts.dtype), mean[None], tril[None])
@@ -112,29 +133,37 @@ def _fit(target: LogDensity, init_scale: float, rng_key: Array, starts: Array) -
 
     def keep(kept: Array, i: Array) -> tuple[Array, None]:
         offsets = jax.vmap(lambda m, tril: solve_triangular(tril, means[i] - m, lower=True))(means, trils)
-        return kept.at[i].set(~jnp.any(kept & (jnp.linalg.norm(offsets, axis=1) < 1.0))), None
+        near = jnp.any(kept & (jnp.linalg.norm(offsets, axis=1) < 1.0))
+        return kept.at[i].set(usable[order[i]] & ~near), None
 
-    order = jnp.argsort(-jax.vmap(target.value)(means))
-    kept, _ = lax.scan(keep, jnp.zeros(len(means), bool), order)
+    kept, _ = lax.scan(keep, jnp.zeros(_NUM_REGIONS, bool), jnp.arange(_NUM_REGIONS))
     return Mixture(jnp.where(kept, -jnp.log(jnp.sum(kept)), -jnp.inf), means, trils)
 
 
 def _measure(
     target: LogDensity, rng_key: Array, base: Base, blocks: BlockParams, log_z: Array, regions: Mixture
-) -> Array:
-    """Share of all mass, by region, where the flow lacks it: importance sampling from the mixture of the regions."""
-    num_regions = len(regions.log_weights)
-    wide = regions._replace(scale_trils=1.2 * regions.scale_trils)
-    z = mixture_vi.sample(wide, rng_key, num_regions * _NUM_DRAWS)
-    log_q = jax.vmap(lambda z: mixture_vi.log_prob(wide, z))(z)
-    gap = jax.vmap(lambda z: _gap(target, base, blocks, z))(z) - log_z
-    log_w = jnp.where(gap > _UNCOVERED, jax.vmap(target.value)(z) - log_z - log_q, -jnp.inf)
-    scale = jnp.max(log_w)
-    weights = jnp.where(scale > -jnp.inf, jnp.exp(log_w - scale), 0.0)
-    nearest = jax.vmap(lambda z: mixture_vi.responsibilities(wide, z))(z)
-    by_region = weights[:, None] * nearest
-    mean = jnp.mean(by_region, axis=0)
-    lower = jnp.maximum(mean - 2 * jnp.std(by_region, axis=0) / len(z) ** 0.5, 0.0)
+) -> tuple[Array, Array]:
+    """`share` and `shares`: importance sampling of the mass out of reach from the mixture of the regions."""
+    # wide enough for tails, not so wide that the weights of many dimensions vary
+    wide = regions._replace(scale_trils=(1 + min(0.2, base.dim**-0.5)) * regions.scale_trils)
+
+    def weigh(key: Array) -> tuple[Array, Array]:
+        z = mixture_vi.sample(wide, key, _CHUNK)
+        log_q = jax.vmap(lambda z: mixture_vi.log_prob(wide, z))(z)
+        value = jax.vmap(target.value)(z)
+        gap = jax.vmap(lambda z: _gap(target, base, blocks, z))(z) - log_z
+        log_w = jnp.where(gap > _UNCOVERED, value - log_z - log_q, -jnp.inf)
+        return jnp.where(jnp.isnan(log_w), -jnp.inf, log_w), jax.vmap(lambda z: mixture_vi.responsibilities(wide, z))(z)
+
+    num_draws = _NUM_REGIONS * _NUM_DRAWS
+    log_w, nearest = lax.map(weigh, random.split(rng_key, num_draws // _CHUNK))
+    log_w, nearest = log_w.ravel(), nearest.reshape(num_draws, -1)
+    top = jnp.max(log_w)
+    scale = jnp.where(top > -jnp.inf, top, 0.0)
+    weights = jnp.exp(log_w - scale)
+    mean = jnp.mean(weights)
+    lower = jnp.maximum(mean - 2 * jnp.std(weights) / num_draws**0.5, 0.0)
     # in logs, since the mass missed may be far more than that found
-    log_total = jnp.logaddexp(0.0, scale + jnp.log(jnp.sum(mean)))
-    return jnp.where(jnp.isfinite(scale), jnp.exp(scale + jnp.log(lower) - log_total), 0.0)
+    log_total = jnp.logaddexp(0.0, scale + jnp.log(mean))
+    share_of = lambda w: jnp.exp(scale + jnp.log(w) - log_total)  # noqa: E731
+    return share_of(lower), share_of(jnp.mean(weights[:, None] * nearest, axis=0))

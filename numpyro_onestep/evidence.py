@@ -91,30 +91,34 @@ def propose(
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num_draws], *chunks)
 
 
-def audit(kernel: OneStep, state: Any, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Audit:
-    """Look for mass that the flow of `state` does not reach; `coverage.py` says how."""
-    key_log_z, key_audit = random.split(rng_key)
-    network = state.train.best
-    problem = kernel.problem(state.base, args, kwargs)
-    proposals = propose(network, problem, key_log_z, _CHUNK, kernel.num_steps)
-    log_z = jnp.asarray(log_mean_weight(np.asarray(proposals.log_weights))[0], proposals.points.dtype)
+def audit(kernel: OneStep, flows: Sequence[OneStepState], rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Audit:
+    """Look for mass that the flows do not reach; of several flows that which misses most. `coverage.py` says how."""
     look = coverage.auditor(kernel.target(args, kwargs), kernel.init_scale)
-    return look(key_audit, kernel.setup.center, state.base, flow.blocks_of(network, kernel.num_steps), log_z)
+    audits = []
+    for state, key in zip(flows, random.split(rng_key, len(flows)), strict=True):
+        key_log_z, key_audit = random.split(key)
+        base, network = state.base, state.train.best  # type: ignore[union-attr]
+        problem = kernel.problem(base, args, kwargs)  # type: ignore[arg-type]
+        proposals = propose(network, problem, key_log_z, _CHUNK, kernel.num_steps)
+        log_z = jnp.asarray(log_mean_weight(np.asarray(proposals.log_weights))[0], proposals.points.dtype)
+        audits.append(look(key_audit, problem.base, flow.blocks_of(network, kernel.num_steps), log_z))
+    return max(audits, key=lambda found: float(found.share))
 
 
 def _describe(kernel: OneStep, found: Audit, args: tuple, kwargs: dict[str, Any]) -> list[str]:
-    """The regions that an audit found, in words, by their constrained values."""
-    failures = []
+    """What an audit found, in words, by constrained values."""
+    if len(found.missing) == 0:
+        return []
+    places = []
     for i in found.missing:
         point = kernel.postprocess_fn(args, kwargs)(kernel.setup.unravel(found.regions.means[i]))
         sites = point if isinstance(point, dict) else {"parameters": ravel_pytree(point)[0]}
-        where = ", ".join(f"{name} = {_short(np.ravel(value))}" for name, value in list(sites.items())[:4])
-        failures.append(
-            f"At least {100 * float(found.shares[i]):.2g} % of the posterior's mass, around {where}, is not covered by "
-            "the flow: log_z is too low and the draws lack it. Spread the starts with a larger `init_scale`, or start "
-            "there with `init_params` or `init_strategy`."
-        )
-    return failures
+        places.append(", ".join(f"{name} = {_short(np.ravel(value))}" for name, value in list(sites.items())[:4]))
+    return [
+        f"At least {100 * float(found.share):.2g} % of the posterior's mass is out of the flow's reach, around "
+        f"{'; '.join(places)}: log_z is too low and the draws lack it. Spread the starts with a larger `init_scale`, "
+        "or start there with `init_params` or `init_strategy`."
+    ]
 
 
 def _short(values: np.ndarray) -> str:
@@ -212,7 +216,7 @@ def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS, au
     """Estimate the log evidence from the trained state of an `MCMC` run with a `OneStep` kernel.
 
     Uses fresh proposals only, never the accepted states. Chains that trained their own flows count as replicates. With
-    the kernel's `coverage_audit` the first flow is audited for mass that it does not reach.
+    the kernel's `coverage_audit` every flow is audited for mass that it does not reach.
 
     Args:
         mcmc: a `numpyro.infer.MCMC` (or `OneStepSampler`) after `run` or `warmup`.
@@ -235,6 +239,6 @@ def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS, au
         best = state.train.best  # type: ignore[union-attr]
         replicates.append(propose(best, problem, key, share, kernel.num_steps, check_folds=True))
     if audited is None and kernel.coverage_audit:
-        audited = audit(kernel, flows[0], random.fold_in(rng_key, 1), mcmc._args, mcmc._kwargs)
+        audited = audit(kernel, flows, random.fold_in(rng_key, 1), mcmc._args, mcmc._kwargs)
     failures = [] if audited is None else _describe(kernel, audited, mcmc._args, mcmc._kwargs)
     return estimate(replicates, kernel.setup.caveats, kernel.setup.notes, failures)

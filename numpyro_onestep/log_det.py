@@ -22,9 +22,9 @@ def estimate(step: Step, x: Array, rng_key: Array, num_probes: int) -> Array:
 
     With the Jacobian I + M, log det(I + M) = ∫₀¹ tr((I + sM)⁻¹M) ds. Each probe ε of random signs has its own s, one in
     each of `num_probes` equal parts of [0, 1], and adds εᵀ(I + sM)⁻¹Mε, solved by BiCGSTAB; where M is diagonal only s
-    adds variance. It is for steps whose Jacobian stays invertible all the way I + sM from the identity, as do those of
-    a flow that does not fold. The square of an estimate's error is biased by its variance; the product of the errors of
-    two independent estimates is not.
+    adds variance. The Jacobian must stay invertible all the way I + sM from the identity, as it does where its
+    symmetric part is positive definite. The square of an estimate's error is biased by its variance; the product of the
+    errors of two independent estimates is not.
 
     Args:
         step: the map of one point.
@@ -35,10 +35,12 @@ def estimate(step: Step, x: Array, rng_key: Array, num_probes: int) -> Array:
     key_node, key_probe = random.split(rng_key)
     nodes = (jnp.arange(num_probes) + random.uniform(key_node, (num_probes,), x.dtype)) / num_probes
 
+    tolerance = 100 * float(jnp.finfo(x.dtype).eps)
+
     def change(v: Array) -> Array:
         return jax.jvp(step, (x,), (v,))[1] - v
 
     def term(s: Array, probe: Array) -> Array:
-        return probe @ bicgstab(lambda v: v + s * change(v), change(probe), tol=1e-5)[0]
+        return probe @ bicgstab(lambda v: v + s * change(v), change(probe), tol=tolerance)[0]
 
     return jnp.mean(jax.vmap(term)(nodes, random.rademacher(key_probe, (num_probes, len(x)), x.dtype)))

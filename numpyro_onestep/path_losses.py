@@ -131,8 +131,9 @@ class PathConsistency(_OnPaths):
             state = jnp.sum((whole(x) - lax.stop_gradient(halves(x))) ** 2)
             if self.volume_weight == 0:
                 return state, jnp.zeros(())
-            errors = [self._log_det(whole, x, k[0]) - lax.stop_gradient(self._log_det(halves, x, k[1])) for k in keys]
-            return state, errors[0] * errors[1]
+            pairs = keys[:1] if self.num_probes == 0 else keys
+            errors = [self._log_det(whole, x, k[0]) - lax.stop_gradient(self._log_det(halves, x, k[1])) for k in pairs]
+            return state, errors[0] * errors[-1]
 
         state, volume = jax.vmap(compare)(x, random.split(key_probe, (len(x), 2, 2)))
         return self.state_weight * jnp.mean(state) + self.volume_weight * jnp.mean(volume)

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from numpyro_onestep import evidence as evidence_
 from numpyro_onestep import metropolis, train
 from numpyro_onestep.base_search import extend
+from numpyro_onestep.conditional_scale import influence
 from numpyro_onestep.coverage import Audit
 from numpyro_onestep.evidence import Evidence, Proposals, propose
 from numpyro_onestep.flow import check_num_steps
@@ -90,6 +91,7 @@ class OneStepSampler(MCMC):
         self._kwargs: dict[str, Any] = {}
         self._evidence: Evidence | None = None
         self._evidence_key: Array | None = None
+        self._observed: np.ndarray | None = None  # the observed values of the last training, for `compare`
         self._audited: tuple[Any, Audit] | None = None  # the flow and the arguments that were audited, and the audit
 
     def run(  # type: ignore[override]
@@ -220,25 +222,29 @@ class OneStepSampler(MCMC):
                 "num_warmup=0 leaves the flow untrained: use num_warmup ≥ 1 (1000 gives the full quality), or set "
                 "`post_warmup_state` to the `last_state` of an earlier run."
             )
-        state = self._advance(
-            self.sampler.init(rng_key, self.num_warmup, self._one(init_params), self._args, self._kwargs)
-        )
+        state = self.sampler.init(rng_key, self.num_warmup, self._one(init_params), self._args, self._kwargs)
+        self._observed = self.sampler.setup.observed
+        state = self._advance(state)
         return self._audit_and_retry(random.fold_in(rng_key, 1), state) if self.sampler.coverage_audit else state
 
     def _audit_and_retry(self, rng_key: Array, state: Any) -> Any:
-        """Look for mass that the flow does not reach; train once more from a base with it, and keep the better one."""
+        """Look for mass that the flow does not reach, and train once more from a base that holds it as well.
+
+        Not where the base has conditional scales, which no mixture can keep, or is broad anyhow: there it is only told.
+        """
         key_audit, key_extend, key_train, key_again = random.split(rng_key, 4)
         given = self._args, self._kwargs
-        audit = evidence_.audit(self.sampler, state, key_audit, *given)
+        audit = evidence_.audit(self.sampler, [state], key_audit, *given)
         base = state.base
-        if len(audit.missing) and not bool(base.annealed):
+        extensible = not bool(base.annealed) and not bool(jnp.any(influence(base.whitening) > 0))
+        if len(audit.missing) and extensible:
             regions = jax.tree.map(lambda leaf: leaf[audit.missing], audit.regions)
             base = extend(self.sampler.target(*given), key_extend, base, regions)
             trained = self.sampler.init_training(key_train, base, self.num_warmup, *given)
             again = self._advance(state._replace(base=base, train=trained))
-            if again.train.best_elbo > state.train.best_elbo:
-                state = again
-                audit = evidence_.audit(self.sampler, state, key_again, *given)
+            audit_again = evidence_.audit(self.sampler, [again], key_again, *given)
+            if audit_again.share < 0.5 * audit.share:
+                state, audit = again, audit_again
         self._audited = self._audit_token(state), audit
         return state
 

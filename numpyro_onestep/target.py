@@ -175,7 +175,9 @@ def evidence_caveats(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
 
 def _factor_notes(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
     names = [
-        name for name, site in model_trace.items() if site["type"] == "sample" and isinstance(site["fn"], dist.Unit)
+        name
+        for name, site in model_trace.items()
+        if site["type"] == "sample" and isinstance(_base_distribution(site["fn"]), dist.Unit)
     ]
     if not names:
         return ()

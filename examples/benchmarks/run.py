@@ -118,7 +118,8 @@ def training_gradients(sampler: OneStepSampler) -> float:
     for index, stage in enumerate(config.stages):
         first, last = config.bounds(index, jnp.asarray(num_warmup))
         iterations = max(0, min(done, int(last)) - int(first))
-        steps = stage.steps_per_iteration * (1.5 if bool(state.base.annealed) and index == 0 else 1)
+        longer = bool(state.base.annealed) and index == 0
+        steps = -(-3 * stage.steps_per_iteration // 2) if longer else stage.steps_per_iteration
         total += iterations * steps * sum(getattr(loss, "batch_size", 0) for loss in stage.losses)
     audit = 384 * 400 if sampler.sampler.coverage_audit else 0
     return (total + audit + search_gradients(state.base.dim, len(state.base.mixture.means))) / 1e6
@@ -127,11 +128,11 @@ def training_gradients(sampler: OneStepSampler) -> float:
 def search_gradients(dim: int, num_components: int) -> int:
     """At most so many target gradients find a base; a Hessian counts as D of them."""
     ascent = 512 * 200
-    newton = (64 if num_components > 1 else 8) * 61 * (1 + dim)
+    hessians = 64 * 61 * (1 + dim)  # of the Newton steps, and of the search for common axes
     draws = max(64, 2 * dim + 2)
-    gaussians = draws * (8 * 60 + 200 + 200 * (num_components if num_components > 1 else 0))
+    gaussians = draws * (8 * 60 + 200 + 200 * max(8, num_components))
     scales = 2000 * 128 if num_components == 1 else 0
-    return ascent + newton + gaussians + scales
+    return ascent + hessians + gaussians + scales
 
 
 def flat_draws(samples: Any) -> np.ndarray:
@@ -251,7 +252,7 @@ def main() -> None:
     extra = {"coverage_audit": not options.no_audit}
     known = [json.loads(line) for line in options.json.open()] if options.json and options.json.exists() else []
     columns = ("problem", "seed", "float64", "budgets", "curve", "audit")
-    done = [[row[column] for column in columns] for row in known]
+    done = [[row.get(column) for column in columns] for row in known]
     print(f"{'problem':24}" + "".join(f"{c:>15}" for c in COLUMNS) + "  reliable", flush=True)
     for name in options.problems or PROBLEMS:
         if [name, options.seed, options.x64, list(budgets), options.curve, not options.no_audit] in done:

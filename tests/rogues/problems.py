@@ -24,8 +24,8 @@ class Rogue:
         model: NumPyro model without arguments, or None.
         potential_fn: potential energy of a flat vector, or None.
         dim: its dimension.
-        means: name → (function of the draws, exact mean, exact standard deviation).
-        weights: name → (indicator function of the draws, exact probability).
+        means: name → (function of the draws, mean, standard deviation), exact or from millions of exact draws.
+        weights: name → (indicator function of the draws, probability), likewise.
     """
 
     log_z: float
@@ -59,7 +59,7 @@ def quadrature_1d(log_f: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> t
 
 
 def gaussians(means: Any, weights: list[float], sds: list[float]) -> Rogue:
-    """A normalised mixture of spherical Gaussians, modes told apart by the nearest centre."""
+    """A normalised mixture of spherical Gaussians; a draw belongs to its most probable component."""
     centers, w, s = np.asarray(means, float), np.asarray(weights), np.asarray(sds)
     dim = centers.shape[1]
 
@@ -109,7 +109,7 @@ def ring() -> Rogue:
 
 
 def banana_chain() -> Rogue:
-    """x₁ ~ N(0, 1), then each x ~ N((x_before² − 1)/2, ½): bananas bent by bananas."""
+    """x₁ ~ N(0, 1), then each x normal with mean (x_before² − 1)/2 and sd ½: bananas bent by bananas."""
 
     def potential_fn(z: jax.Array) -> jax.Array:
         before = (z[:-1] ** 2 - 1) / 2
@@ -216,7 +216,7 @@ def pile_at_zero() -> Rogue:
 
 
 def pile_at_both_ends() -> Rogue:
-    """Beta(.2, .3): most of the mass within a thousandth of either end."""
+    """Beta(.2, .3): a fifth of the mass within a thousandth of either end."""
 
     def model() -> None:
         numpyro.sample("p", dist.Beta(0.2, 0.3))

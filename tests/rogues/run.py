@@ -36,7 +36,8 @@ class Verdict:
         """Solved, flagged or CONFIDENTLY WRONG."""
         if not self.reliable:
             return "flagged"
-        return "solved" if max(self.log_z, self.mean, self.weight) <= 1 else "CONFIDENTLY WRONG"
+        right = all(error <= 1 for error in (self.log_z, self.mean, self.weight))  # nan is not
+        return "solved" if right else "CONFIDENTLY WRONG"
 
 
 def judge(rogue: Rogue, seed: int = 0) -> Verdict:
@@ -49,9 +50,9 @@ def judge(rogue: Rogue, seed: int = 0) -> Verdict:
     draws = jax.tree.map(np.asarray, sampler.get_samples())
     e = sampler.evidence
     log_z = abs(e.log_z - rogue.log_z) / max(0.05, 3 * e.std_error)
-    mean = max((abs(np.mean(f(draws)) - m) / sd / 0.15 for f, m, sd in rogue.means.values()), default=0.0)
-    weight = max((abs(np.mean(f(draws)) / p - 1) / 0.25 for f, p in rogue.weights.values()), default=0.0)
-    return Verdict(log_z, float(mean), float(weight), e.reliable, e.warnings, time.perf_counter() - start)
+    mean = np.max([0.0, *(abs(np.mean(f(draws)) - m) / sd / 0.15 for f, m, sd in rogue.means.values())])
+    weight = np.max([0.0, *(abs(np.mean(f(draws)) / p - 1) / 0.25 for f, p in rogue.weights.values())])
+    return Verdict(float(log_z), float(mean), float(weight), e.reliable, e.warnings, time.perf_counter() - start)
 
 
 def main() -> None:
