@@ -48,6 +48,27 @@ def test_path_weights_average_to_the_evidence(getkey, network, noise, num_steps)
     assert std_error < 0.3
 
 
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_weights_of_the_deterministic_flow_average_to_the_evidence(getkey, network, num_steps):
+    # a target with a Hessian of its own, which the control sees through the score
+    target = safe_log_density(lambda x: LOG_Z + jnp.sum(jax.scipy.stats.norm.logpdf(x, 0.3, 0.7)))
+    problem, d = Problem(BASE, target), jnp.asarray(1.0 / num_steps)
+    control, beta = control_of(network, problem), PathKL().beta
+
+    def log_weight(x):
+        y, total = x, 0.0
+        for i in range(num_steps):
+            step = lambda x, i=i: sde.flow_step(control, beta, x, 1 - i * d, d)  # noqa: E731
+            total = total + jnp.linalg.slogdet(jax.jacfwd(step)(y))[1]
+            y = step(y)
+        return target.value(y) - base_.log_prob(BASE, x) + total
+
+    x = base_.sample(BASE, getkey(), 20_000)
+    log_z, std_error = log_mean_weight(np.asarray(jax.jit(jax.vmap(log_weight))(x)))
+    assert abs(log_z - LOG_Z) < 5 * std_error
+    assert std_error < 0.03
+
+
 def test_without_control_the_base_is_kept(getkey):
     # nothing to do: the Langevin kernels of the base are reversible, up to the length of a step
     network = ControlNetwork(DIM, width=16, rng_key=getkey())
