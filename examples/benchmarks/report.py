@@ -27,7 +27,17 @@ ESTIMATORS = """## Why the determinant must be exact
 `python examples/benchmarks/estimators.py` trains the paper's control on its own objectives (reverse KL over paths and
 state consistency) and weighs its draws in three ways, at every budget. With few steps the ELBO of the discrete kernels
 falls apart; a Hutchinson trace in place of the determinant is biased at every finite step; the exact determinant is
-right wherever the map does not fold, at one step too.
+right wherever the map does not fold, at one step too (at two steps 1.5 % of this map's draws fold). With seed 0:
+
+| evaluations | discrete kernels: ELBO | log Z | trace: ELBO | log Z | exact: ELBO | log Z | ± se | folds |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| 1 | -1367.9 | -2.331 | 0.352 | 0.983 | -0.113 | -0.001 | 0.007 | 0.010 |
+| 2 | -709.0 | -0.675 | 0.276 | 0.866 | -0.114 | 0.138 | 0.074 | 0.015 |
+| 4 | -3.916 | 0.044 | 0.155 | 0.400 | -0.085 | -0.010 | 0.006 | 0.004 |
+| 8 | -0.611 | 0.003 | 0.055 | 0.188 | -0.050 | -0.006 | 0.004 | 0 |
+| 16 | -0.230 | -0.008 | 0.019 | 0.092 | -0.031 | -0.008 | 0.003 | 0 |
+| 32 | -0.094 | -0.014 | 0.015 | 0.048 | -0.012 | -0.003 | 0.002 | 0 |
+| 64 | -0.046 | -0.009 | 0.005 | 0.024 | -0.009 | -0.003 | 0.002 | 0 |
 
 ![ELBO and log Z of three estimators against the budget](figures/estimators.png)
 """
