@@ -80,18 +80,12 @@ def extend(target: LogDensity, rng_key: Array, base: Base, regions: Mixture) -> 
     shift, tril = base.whitening.shift, base.whitening.scale_tril
     held = base.mixture._replace(
         means=(shift + base.mixture.means @ tril.T) @ base.rotation.T,
-        scale_trils=_triangular(base.rotation @ tril @ base.mixture.scale_trils),
+        scale_trils=mixture_vi.lower_factor(base.rotation @ tril @ base.mixture.scale_trils),
     )
     q = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), held, regions)
     # every component gets its chance: weights follow the mass within the fit
     q = q._replace(log_weights=jnp.full_like(q.log_weights, -jnp.log(len(q.log_weights))))
     return whiten(jax.jit(lambda key, q: _refine(target, key, q))(rng_key, q)[0])
-
-
-def _triangular(factors: Array) -> Array:
-    """Lower triangular factors with the same products F Fᵀ."""
-    r = jnp.swapaxes(jnp.linalg.qr(jnp.swapaxes(factors, -1, -2), mode="r"), -1, -2)
-    return r * jnp.where(jnp.diagonal(r, axis1=-2, axis2=-1) < 0, -1.0, 1.0)[..., None, :]
 
 
 def _ascend(target: LogDensity, init_scale: float, rng_key: Array, center: Array) -> tuple[Array, ...]:

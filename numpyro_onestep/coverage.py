@@ -105,8 +105,9 @@ def _search(target: LogDensity, init_scale: float, rng_key: Array, center: Array
 
 def _gap(target: LogDensity, base: Base, blocks: BlockParams, z: Array) -> Array:
     """Log γ − log q at one point; infinite where the way back through the flow fails, as it does far outside."""
-    gap = target.value(z) - log_prob(base, blocks, z)
-    return jnp.where(jnp.isnan(gap), jnp.where(target.value(z) > -jnp.inf, jnp.inf, -jnp.inf), gap)
+    value = target.value(z)
+    gap = value - log_prob(base, blocks, z)
+    return jnp.where(jnp.isnan(gap), jnp.where(value > -jnp.inf, jnp.inf, -jnp.inf), gap)
 
 
 def _fit(target: LogDensity, init_scale: float, rng_key: Array, starts: Array, usable: Array) -> Mixture:

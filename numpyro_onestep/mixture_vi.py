@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 
 from numpyro_onestep.target import LogDensity
 
-__all__ = ["Mixture", "elbo", "fit", "log_prob", "responsibilities", "sample", "score"]
+__all__ = ["Mixture", "elbo", "fit", "log_prob", "lower_factor", "responsibilities", "sample", "score"]
 
 
 class Mixture(NamedTuple):
@@ -58,6 +58,12 @@ def sample(q: Mixture, rng_key: Array, num_draws: int, inflate: float | Array = 
     return q.means[k] + jnp.einsum("nij,nj->ni", q.scale_trils[k], eps)
 
 
+def lower_factor(factors: Array) -> Array:
+    """Lower triangular factors, diagonals not negative, with the same products F Fᵀ; shape (..., D, D)."""
+    r = jnp.swapaxes(jnp.linalg.qr(jnp.swapaxes(factors, -1, -2), mode="r"), -1, -2)
+    return r * jnp.where(jnp.diagonal(r, axis1=-2, axis2=-1) < 0, -1.0, 1.0)[..., None, :]
+
+
 def _standardized_normal(rng_key: Array, num: int, dim: int, dtype: jnp.dtype) -> Array:
     """Normal draws moved to mean zero and identity covariance exactly, so that a Gaussian target is fitted exactly."""
     eps = random.normal(rng_key, (num, dim), dtype)
@@ -83,10 +89,8 @@ def _step(target: LogDensity, q: Mixture, eps: Array, rate: Array) -> Mixture:
         a, rotation = jnp.linalg.eigh(jnp.eye(eps.shape[1], dtype=eps.dtype) - 0.5 * (cross + cross.T))
         move = rotation @ jnp.clip((rotation.T @ jnp.mean(g, axis=0)) / jnp.maximum(a, 0.25), -2.0, 2.0)
         new_tril = tril @ (rotation * jnp.clip(a, 0.25, 4.0) ** (-0.5 * rate)) @ rotation.T
-        r = jnp.linalg.qr(new_tril.T, mode="r").T
-        r = r * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
         gap = jnp.mean(jnp.maximum(jnp.where(value > -jnp.inf, value, -1e30) - log_q, -1e30))
-        return mean + rate * tril @ move, r, gap
+        return mean + rate * tril @ move, lower_factor(new_tril), gap
 
     means, trils, gaps = jax.vmap(update)(jnp.arange(q.means.shape[0]))
     logits = q.log_weights + rate * jnp.clip(gaps - jnp.max(gaps), -5.0, 0.0)
