@@ -1,4 +1,9 @@
-"""The base distribution p0: a whitening Gaussian or a mixture, sampled exactly."""
+"""The base distribution p0: a whitening Gaussian or a mixture, with Student-t tails where needed, sampled exactly.
+
+A share of the draws may come from the same components with every direction Student-t with 2 degrees of freedom. Since
+the flow is linear far out, the weights of a target whose own tails are polynomial then stay bounded where those of a
+Gaussian base do not (Hesterberg 1995, defensive mixtures).
+"""
 
 from typing import NamedTuple
 
@@ -6,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 from jax.scipy.linalg import solve_triangular
+from jax.scipy.special import gammaln, logsumexp
 
 from numpyro_onestep import conditional_scale, mixture_vi
 from numpyro_onestep.conditional_scale import Whitening
@@ -14,7 +20,9 @@ from numpyro_onestep.target import LogDensity
 
 __all__ = [
     "Base",
+    "log_affinity",
     "log_prob",
+    "parts",
     "sample",
     "score",
     "unwhiten",
@@ -29,16 +37,18 @@ class Base(NamedTuple):
     """p0 in whitened coordinates u, and the map z = rotation·whitening(u) to the unconstrained space.
 
     Attributes:
-        mixture: p0 on u; with one component it is exactly the standard normal.
+        mixture: p0 on u but for its tails; with one component it is exactly the standard normal.
         whitening: affine or with conditional scales.
         annealed: whether p0 only spans the target's modes, so that training must anneal from p0 to the target.
         rotation: orthogonal, shape (D, D); its columns are the axes along which the target factorises best.
+        heavy_share: of p0, what is Student-t.
     """
 
     mixture: Mixture
     whitening: Whitening
     annealed: Array
     rotation: Array
+    heavy_share: Array
 
     @property
     def dim(self) -> int:
@@ -51,21 +61,36 @@ def sample(base: Base, rng_key: Array, num_draws: int, inflate: float | Array = 
 
     `inflate` stretches the components about their means: a number, or one for each draw, shape (num_draws, 1).
     """
+    dtype = base.whitening.shift.dtype
+    key_heavy, key_stretch = random.split(random.fold_in(rng_key, 1))
+    heavy = random.uniform(key_heavy, (num_draws, 1), dtype) < base.heavy_share
+    # a normal over the root of a mean-one exponential is Student-t with 2 degrees of freedom
+    inflate = inflate * jnp.where(heavy, random.exponential(key_stretch, (num_draws, 1), dtype) ** -0.5, 1.0)
     if base.mixture.means.shape[0] == 1:
-        return inflate * random.normal(rng_key, (num_draws, base.dim), base.whitening.shift.dtype)
+        return inflate * random.normal(rng_key, (num_draws, base.dim), dtype)
     return mixture_vi.sample(base.mixture, rng_key, num_draws, inflate)
 
 
 def log_prob(base: Base, u: Array) -> Array:
     """Log p0(u) of one point, every constant included."""
-    if base.mixture.means.shape[0] == 1:
-        return -0.5 * (u @ u) - 0.5 * u.shape[0] * jnp.log(2 * jnp.pi)
-    return mixture_vi.log_prob(base.mixture, u)
+    light, heavy = parts(base, u)
+    share = base.heavy_share
+    return jnp.logaddexp(jnp.log1p(-share) + light, jnp.log(share) + heavy)
+
+
+def parts(base: Base, u: Array) -> tuple[Array, Array]:
+    """Log densities of p0's two parts at one point: Gaussian components, and the same with Student-t directions."""
+    alone = base.mixture.means.shape[0] == 1
+    white, log_scale = (u[None], jnp.zeros(1, u.dtype)) if alone else mixture_vi.standardize(base.mixture, u)
+    half = 0.5 * jnp.sum(white**2, axis=1)
+    log_scale = log_scale - 0.5 * base.dim * jnp.log(2 * jnp.pi)
+    heavy = gammaln(1 + base.dim / 2) - (1 + base.dim / 2) * jnp.log1p(half)
+    return logsumexp(log_scale - half), logsumexp(log_scale + heavy)
 
 
 def score(base: Base, u: Array) -> Array:
     """∇log p0(u) of one point."""
-    return -u if base.mixture.means.shape[0] == 1 else mixture_vi.score(base.mixture, u)
+    return jax.grad(lambda u: log_prob(base, u))(u)
 
 
 def unwhiten(base: Base, u: Array) -> Array:
@@ -98,6 +123,18 @@ def whiten_target(base: Base, target: LogDensity) -> LogDensity:
     return LogDensity(value, value_and_grad, jax.jacfwd(lambda u: value_and_grad(u)[1]))
 
 
+def log_affinity(target: LogDensity, rng_key: Array, base: Base, num_draws: int = 512) -> Array:
+    """2 log E[√w] ≤ log Z of draws of the base, weighed against the unconstrained target: a score of its fit, in nats.
+
+    Unlike the ELBO it does not mind the few draws of a long tail that end where the target has no mass: those waste a
+    proposal each, no more.
+    """
+    whitened = whiten_target(base, target)
+    u = sample(base, rng_key, num_draws)
+    log_w = jax.vmap(lambda u: whitened.value(u) - log_prob(base, u))(u)
+    return 2 * (logsumexp(0.5 * jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)) - jnp.log(num_draws))
+
+
 def whiten(q: Mixture, annealed: bool | Array = False, rotation: Array | None = None) -> Base:
     """The base with the density `q` on rotationᵀz, in coordinates in which it has mean zero and unit covariance."""
     weights = jnp.exp(q.log_weights)
@@ -109,4 +146,5 @@ def whiten(q: Mixture, annealed: bool | Array = False, rotation: Array | None = 
     trils = jax.vmap(lambda component: solve_triangular(tril, component, lower=True))(q.scale_trils)
     whitening = conditional_scale.affine(shift, tril)
     rotation = jnp.eye(len(shift), dtype=shift.dtype) if rotation is None else rotation
-    return Base(Mixture(q.log_weights, means, trils), whitening, jnp.array(annealed), rotation)
+    mixture = Mixture(q.log_weights, means, trils)
+    return Base(mixture, whitening, jnp.array(annealed), rotation, heavy_share=jnp.zeros((), shift.dtype))

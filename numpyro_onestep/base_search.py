@@ -2,18 +2,21 @@
 
 Three outcomes: one Gaussian fitted by natural-gradient variational inference, with conditional scales where they help
 (one mode, or modes that are not where the mass is, as in hierarchical models); a mixture at 2–63 modes; or, with more
-modes than that, one broad Gaussian over all of them, from which training anneals.
+modes than that, one broad Gaussian over all of them, from which training anneals. The first two get Student-t tails
+where the target's call for them.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import Array, random
+from jax import Array, lax, random
 from jax.core import Tracer
+from jax.scipy.special import logsumexp
 
 from numpyro_onestep import conditional_scale, mixture_vi, modes
-from numpyro_onestep.base import Base, whiten
+from numpyro_onestep.base import Base, log_affinity, log_prob, parts, sample, whiten, whiten_target
+from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.modes import Modes
 from numpyro_onestep.target import LogDensity
@@ -25,6 +28,9 @@ _MAX_MODES = 64
 _FEW_MODES = 8
 _MAX_CONDITIONAL_DIM = 256
 _MIN_INFLUENCE = 0.3  # of a coordinate on the log scales of others; hyperparameters have .4 to 4, regressions below .2
+_MIN_HEAVY_SHARE = 0.1
+_MAX_HEAVY_SHARE = 0.3
+_NUM_TAIL_DRAWS = 4096
 _NUM_HESSIANS = 64
 _NUM_CANDIDATES = 8  # half from the modes, half from the raw starts
 
@@ -38,16 +44,17 @@ def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], 
     Raises (from the function, outside of transformations):
         ValueError: if the density is finite at none of the starts.
     """
-    ascend = jax.jit(lambda key, center: _ascend(target, init_scale, key, center))
-    polish = jax.jit(lambda starts: modes.polish(target, starts))
-    fit_one = jax.jit(lambda key, found, starts: _fit_one(target, init_scale, key, found, starts))
-    fit_many = jax.jit(lambda key, q: _refine(target, key, q))
-    common_axes = jax.jit(lambda key, starts: _common_axes(target, key, starts[:_NUM_HESSIANS]))
-    fit_scales = jax.jit(lambda key, base: _fit_scales(target, key, base))
+    ascend = jit_once(lambda key, center: _ascend(target, init_scale, key, center))
+    polish = jit_once(lambda starts: modes.polish(target, starts))
+    fit_one = jit_once(lambda key, found, starts: _fit_one(target, init_scale, key, found, starts))
+    fit_many = jit_once(lambda key, q: _refine(target, key, q))
+    common_axes = jit_once(lambda key, starts: _common_axes(target, key, starts[:_NUM_HESSIANS]))
+    fit_scales = jit_once(lambda key, base: _fit_scales(target, key, base))
+    fit_tails = jit_once(lambda key, base: _fit_tails(target, key, base))
 
     def search(rng_key: Array, center: Array) -> Base:
         key_ascend, key_one, key_many, key_scales = random.split(rng_key, 4)
-        key_axes = random.fold_in(key_one, 1)
+        key_axes, key_tails = random.fold_in(key_one, 1), random.fold_in(key_scales, 1)
         starts, ends, picked, num_distinct = ascend(key_ascend, center)
         if isinstance(num_distinct, Tracer):
             return _search_traced(fit_one, fit_many, key_one, key_many, polish(ends[picked[:_FEW_MODES]]), starts)
@@ -68,9 +75,9 @@ def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], 
         if num_modes > 1:
             mixture, mixture_elbo = fit_many(key_many, _at_modes(found, jnp.flatnonzero(found.valid)))
             if mixture_elbo > single_elbo:
-                return whiten(mixture)
-        base = whiten(single)
-        return base if center.shape[0] > _MAX_CONDITIONAL_DIM else fit_scales(key_scales, base)
+                return _cap(fit_tails(key_tails, whiten(mixture)))
+        base = fit_tails(key_tails, whiten(single))
+        return _cap(base if center.shape[0] > _MAX_CONDITIONAL_DIM else fit_scales(key_scales, base))
 
     return search
 
@@ -85,7 +92,9 @@ def extend(target: LogDensity, rng_key: Array, base: Base, regions: Mixture) -> 
     q = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), held, regions)
     # every component gets its chance: weights follow the mass within the fit
     q = q._replace(log_weights=jnp.full_like(q.log_weights, -jnp.log(len(q.log_weights))))
-    return whiten(jax.jit(lambda key, q: _refine(target, key, q))(rng_key, q)[0])
+    key_refine, key_tails = random.split(rng_key)
+    refined = whiten(jit_once(lambda key, q: _refine(target, key, q))(key_refine, q)[0])
+    return jit_once(lambda key, base: _fit_tails(target, key, base))(key_tails, refined)
 
 
 def _ascend(target: LogDensity, init_scale: float, rng_key: Array, center: Array) -> tuple[Array, ...]:
@@ -133,15 +142,51 @@ def _fit_scales(target: LogDensity, rng_key: Array, base: Base) -> Base:
     """Let the conditional scales vary where a coordinate rules those of others, and it betters the fit beyond noise.
 
     The skewness of a regression's posterior is spread thinly over all pairs of coordinates. A triangular map gains some
-    of it too, but the flow then ends lower than from the affine map: such detail is the blocks' work.
+    of it too, but the flow then ends lower than from the affine map: such detail is the blocks' work. Elliptical tails
+    look like scales that one coordinate rules for another, but are held far better by Student-t tails.
     """
     key_fit, key_score = random.split(rng_key)
     fitted = conditional_scale.fit(target, key_fit, base.whitening)
-    old, new = (conditional_scale.log_affinity(target, key_score, f) for f in (base.whitening, fitted))
+    other = base._replace(whitening=fitted, heavy_share=jnp.zeros_like(base.heavy_share))
+    old, new = (log_affinity(target, key_score, b) for b in (base, other))
     ruled = jnp.max(conditional_scale.influence(fitted)) > _MIN_INFLUENCE
     keep = ruled & (new - old > 0.01)
-    whitening = jax.tree.map(lambda a, b: jnp.where(keep, a, b), fitted, base.whitening)
-    return base._replace(whitening=whitening)
+    return jax.tree.map(lambda a, b: jnp.where(keep, a, b), other, base)
+
+
+def _fit_tails(target: LogDensity, rng_key: Array, base: Base) -> Base:
+    """Give p0 the Student-t share with which the weights' second moment is smallest; none if that is below a tenth.
+
+    Estimated from draws that are half Student-t, which reach the tails. The problem is convex in the share (He and Owen
+    2014); each update minimises a bound that touches it, a_k ← a_k √g_k up to a factor, with −g the gradient. A bent
+    target calls for such a share as well, but loses by it in the ELBO, where the far draws miss it.
+    """
+    half = base._replace(heavy_share=jnp.full_like(base.heavy_share, 0.5))
+    u = sample(half, rng_key, _NUM_TAIL_DRAWS)
+    log_parts = jnp.stack(jax.vmap(lambda u: parts(base, u))(u), axis=1)
+    value = jax.vmap(whiten_target(base, target).value)(u)
+    log_square = 2 * jnp.where(jnp.isnan(value), -jnp.inf, value) - jax.vmap(lambda u: log_prob(half, u))(u)
+
+    def update(shares: Array, _: None) -> tuple[Array, None]:
+        log_p = logsumexp(log_parts, axis=1, b=shares)
+        log_g = logsumexp(log_square[:, None] + log_parts - 2 * log_p[:, None], axis=0)
+        new = shares * jnp.exp(0.5 * (log_g - jnp.max(log_g)))
+        return new / jnp.sum(new), None
+
+    shares, _ = lax.scan(update, jnp.full(2, 0.5, u.dtype), None, length=100)
+    heavy = base._replace(heavy_share=jnp.minimum(shares[1], 0.95))
+
+    def elbo(b: Base) -> Array:
+        log_p = jax.vmap(lambda u: log_prob(b, u))(u)
+        ratio = jnp.exp(log_p - jax.vmap(lambda u: log_prob(half, u))(u))  # at most 2
+        return jnp.sum(jnp.where(ratio > 0, ratio * (value - log_p), 0.0)) / jnp.sum(ratio)
+
+    keep = (shares[1] > _MIN_HEAVY_SHARE) & (elbo(heavy) > elbo(base)) & ~base.annealed
+    return base._replace(heavy_share=jnp.where(keep, heavy.heavy_share, 0.0))
+
+
+def _cap(base: Base) -> Base:
+    return base._replace(heavy_share=jnp.minimum(base.heavy_share, _MAX_HEAVY_SHARE))
 
 
 def _at_modes(found: Modes, which: Array) -> Mixture:

@@ -11,14 +11,15 @@ from jax import random
 
 from numpyro_onestep.base import Base
 from numpyro_onestep.conditional_scale import Whitening
-from numpyro_onestep.evidence import Evidence, trained_flows
+from numpyro_onestep.evidence import Evidence
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.network import StepNetwork
+from numpyro_onestep.state import trained_flows
 
 __all__ = ["load", "save"]
 
-_FORMAT = 2
+_FORMAT = 3
 _TUPLE = "__tuple__"
 
 
@@ -29,14 +30,14 @@ def save(sampler: Any, path: str | Path) -> None:
         ValueError: if nothing was trained.
         TypeError: if a model argument or parameter is not made of arrays, numbers, strings, None, lists, tuples, dicts.
     """
-    state = trained_flows(sampler.last_state)[0]
+    flows = trained_flows(sampler.last_state)
     setup = sampler.sampler.setup
     content = {
         "format": _FORMAT,
         "num_steps": sampler.sampler.num_steps,
         "counts": {k: getattr(sampler, k) for k in ("num_warmup", "num_samples", "num_chains", "thinning")},
-        "network": _encode(state.train.best.arrays(), "network"),  # type: ignore[union-attr]
-        "base": _encode(_nested(state.base), "base"),
+        "networks": [_encode(flow.train.best.arrays(), "network") for flow in flows],  # type: ignore[union-attr]
+        "base": _encode(_nested(flows[0].base), "base"),
         "args": _encode(sampler._args, "args"),
         "kwargs": _encode(sampler._kwargs, "kwargs"),
         "init_params": _encode(setup.unravel(setup.center), "init_params"),
@@ -60,10 +61,12 @@ def load(cls: Any, path: str | Path, kernel: OneStep) -> Any:
         raise ValueError(f"{path} is not a numpyro-onestep checkpoint of format {_FORMAT}.")
     if content["num_steps"] != kernel.num_steps:
         raise ValueError(f"{path} was trained with num_steps={content['num_steps']}, not {kernel.num_steps}.")
+    if len(content["networks"]) != kernel.num_replicates:
+        raise ValueError(f"{path} holds num_replicates={len(content['networks'])}, not {kernel.num_replicates}.")
     sampler = cls(kernel, **content["counts"])
     sampler._args, sampler._kwargs = _decode(content["args"]), _decode(content["kwargs"])
     base = jax.tree.map(jnp.asarray, _decode(content["base"]))
-    base = Base(Mixture(**base["mixture"]), Whitening(**base["whitening"]), base["annealed"], base["rotation"])
+    base = Base(**{**base, "mixture": Mixture(**base["mixture"]), "whitening": Whitening(**base["whitening"])})
     key = random.key(0)
     init_params = jax.tree.map(jnp.asarray, _decode(content["init_params"]))
     kernel.prepare(key, init_params, sampler._args, sampler._kwargs)
@@ -73,8 +76,9 @@ def load(cls: Any, path: str | Path, kernel: OneStep) -> Any:
             f"{kernel.setup.center.shape[0]}: was it saved from another model or other data?"
         )
     trained = kernel.init_training(key, base, sampler.num_warmup, sampler._args, sampler._kwargs)
-    best = StepNetwork.from_arrays(_decode(content["network"]))
-    done = trained._replace(best=best, iteration=trained.num_iterations, done=jnp.array(True))
+    networks = [StepNetwork.from_arrays(_decode(arrays)) for arrays in content["networks"]]
+    best = networks[0] if len(networks) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+    done = trained._replace(best=best, iteration=trained.num_iterations, done=jnp.ones_like(trained.done))
     sampler._last_state = sampler._warmup_state = kernel.resumed_state(
         random.split(key, sampler.num_chains), base, done
     )

@@ -21,11 +21,10 @@ import optax
 from jax import Array, lax, random
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import logsumexp
 
 from numpyro_onestep.target import LogDensity
 
-__all__ = ["Whitening", "affine", "apply", "fit", "influence", "inverse", "log_affinity", "log_det", "push_score"]
+__all__ = ["Whitening", "affine", "apply", "fit", "influence", "inverse", "log_det", "push_score"]
 
 _BOUND = 10.0  # of the log scales: a factor of 20,000 each way
 
@@ -119,19 +118,6 @@ def push_score(f: Whitening, u: Array, score: Array) -> Array:
 def influence(f: Whitening) -> Array:
     """How strongly each coordinate acts on the log scales of those after it: a norm over them, shape (D,)."""
     return jnp.sqrt(jnp.sum(jnp.tril(f.scale_slopes, -1) ** 2 + jnp.tril(f.scale_bends, -1) ** 2, axis=0))
-
-
-def log_affinity(target: LogDensity, rng_key: Array, f: Whitening, num_draws: int = 512) -> Array:
-    """2 log E[√w] ≤ log Z of the pushed standard normal, in nats: a score of the fit.
-
-    Unlike the ELBO it does not mind the few draws of a long tail that end where the target has no mass: those waste a
-    proposal each, no more.
-    """
-    dim = f.shift.shape[0]
-    u = random.normal(rng_key, (num_draws, dim), f.shift.dtype)
-    log_w = jax.vmap(lambda u: target.value(apply(f, u)) + log_det(f, u) + 0.5 * u @ u)(u)
-    log_w = jnp.where(jnp.isnan(log_w), -jnp.inf, log_w) + 0.5 * dim * jnp.log(2 * jnp.pi)
-    return 2 * (logsumexp(0.5 * log_w) - jnp.log(num_draws))
 
 
 def fit(

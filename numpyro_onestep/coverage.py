@@ -4,6 +4,8 @@ A flow that lost a mode looks perfect to itself, since every one of its checks i
 high density are looked for from starts spread far wider than those of the base search, and the flow's density at each
 is computed through the inverse map. Where the target exceeds it e⁵-fold, Gaussians fitted to these places measure, by
 importance sampling, how much mass lies where the flow has next to none. Mass that no start leads to stays unseen.
+
+Posterior draws made without the flow, by tempered particles from the base, give the upper bound of log Z.
 """
 
 from collections.abc import Callable
@@ -15,9 +17,10 @@ from jax import Array, lax, random
 from jax.scipy.linalg import solve_triangular
 
 from numpyro_onestep import base as base_
-from numpyro_onestep import flow, mixture_vi, modes
+from numpyro_onestep import flow, mixture_vi, modes, tempering
 from numpyro_onestep.base import Base
 from numpyro_onestep.block import BlockParams
+from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.target import LogDensity
 
@@ -40,11 +43,15 @@ class Audit(NamedTuple):
         share: of all mass, that out of the flow's reach, at least (two standard errors below the estimate).
         shares: estimates of what each region contributes to it, shape (M,).
         regions: Gaussians fitted to these regions, in unconstrained space; without weight where there is none.
+        log_ratios: log γ − log q at posterior draws that were made without the flow, shape (N,), nats: their mean is
+            the DF-EUBO, an upper bound of log Z. Infinite where the way back through the flow fails; nan if there are
+            no such draws, where the tempering did not arrive.
     """
 
     share: Array
     shares: Array
     regions: Mixture
+    log_ratios: Array
 
     @property
     def missing(self) -> Array:
@@ -68,30 +75,38 @@ def auditor(target: LogDensity, init_scale: float) -> Callable[[Array, Base, Blo
 
     A `log_z` that is not finite, of a flow that hit nothing, counts as no mass at all.
     """
-    search = jax.jit(lambda key, center: _search(target, init_scale, key, center))
-    gaps = jax.jit(lambda z, base, blocks: jax.vmap(lambda z: _gap(target, base, blocks, z))(z))
-    fit = jax.jit(lambda *args: _fit(target, init_scale, *args))
-    measure = jax.jit(lambda *args: _measure(target, *args))
+    search = jit_once(lambda key, center: _search(target, init_scale, key, center))
+    gaps = jit_once(lambda z, base, blocks: jax.vmap(lambda z: _gap(target, base, blocks, z))(z))
+    fit = jit_once(lambda *args: _fit(target, init_scale, *args))
+    measure = jit_once(lambda *args: _measure(target, *args))
+    temper = jit_once(lambda key, base: _temper(target, key, base))
 
     def audit(rng_key: Array, base: Base, blocks: BlockParams, log_z: Array) -> Audit:
-        key_search, key_fit, key_measure = random.split(rng_key, 3)
+        key_search, key_fit, key_measure, key_temper = random.split(rng_key, 4)
         center = base_.unwhiten(base, jnp.zeros_like(base.whitening.shift))
         log_z = jnp.where(jnp.isfinite(log_z), log_z, -1e6)
         points, log_density = search(key_search, center)
         uncovered = gaps(points, base, blocks) - log_z > _UNCOVERED
         log_density = jnp.where(uncovered, log_density, -jnp.inf)
+        draws = temper(key_temper, base)
+        log_ratios = jnp.where(jnp.any(jnp.isnan(draws), axis=1), jnp.nan, gaps(draws, base, blocks))
         picked, num_distinct = modes.select(points, log_density, 0.1 * base.dim**0.5, _NUM_CANDIDATES)
         if int(num_distinct) == 0:
             nothing = jnp.zeros(_NUM_REGIONS, points.dtype)
             at = jnp.zeros((_NUM_REGIONS, base.dim), points.dtype)
-            return Audit(
-                nothing[0], nothing, Mixture(nothing - jnp.inf, at, jnp.zeros((*at.shape, base.dim), at.dtype))
-            )
+            nowhere = Mixture(nothing - jnp.inf, at, jnp.zeros((*at.shape, base.dim), at.dtype))
+            return Audit(nothing[0], nothing, nowhere, log_ratios)
         regions = fit(key_fit, points[picked], jnp.arange(_NUM_CANDIDATES) < num_distinct)
         share, shares = measure(key_measure, base, blocks, log_z, regions)
-        return Audit(share, shares, regions)
+        return Audit(share, shares, regions, log_ratios)
 
     return audit
+
+
+def _temper(target: LogDensity, rng_key: Array, base: Base) -> Array:
+    """Draws of the target by tempered particles, unconstrained; nan if they did not reach it."""
+    u, annealing = tempering.particles(base_.whiten_target(base, target), base, rng_key, len(_SPREADS) * _NUM_STARTS)
+    return jnp.where(annealing == 1, jax.vmap(lambda u: base_.unwhiten(base, u))(u), jnp.nan)
 
 
 def _search(target: LogDensity, init_scale: float, rng_key: Array, center: Array) -> tuple[Array, Array]:

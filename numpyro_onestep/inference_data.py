@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from jax import random
 
-from numpyro_onestep.evidence import propose, trained_flows
 from numpyro_onestep.sampler import OneStepSampler
+from numpyro_onestep.state import trained_flows
 
 __all__ = ["to_inference_data"]
 
@@ -23,11 +23,9 @@ def to_inference_data(sampler: OneStepSampler) -> Any:
     import xarray as xr
 
     data = az.from_numpyro(sampler)
-    state = trained_flows(sampler.last_state)[0]
-    key = random.fold_in(state.train.rng_key, 2)  # type: ignore[union-attr]
-    problem = sampler.sampler.problem(state.base, sampler._args, sampler._kwargs)  # type: ignore[arg-type]
-    fresh = propose(state.train.best, problem, key, _NUM_PROPOSALS, sampler.sampler.num_steps)  # type: ignore[union-attr]
-    proposals = xr.Dataset({"log_weight": ("proposal", np.asarray(fresh.log_weights))})
+    key = random.fold_in(trained_flows(sampler.last_state)[0].train.rng_key, 2)  # type: ignore[union-attr]
+    log_weights = sampler.draw(key, _NUM_PROPOSALS).log_weights
+    proposals = xr.Dataset({"log_weight": ("proposal", np.asarray(log_weights))})
     if hasattr(data, "add_groups"):
         data.add_groups({"proposals": proposals}, warn_on_custom_groups=False)
     else:

@@ -18,12 +18,13 @@ from numpyro_onestep.base_search import searcher
 from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.plan import plan
-from numpyro_onestep.state import OneStepState
+from numpyro_onestep.proposal import Flow, propose_once
+from numpyro_onestep.state import OneStepState, first_state, same_leaves, trained_flows
 from numpyro_onestep.target import LogDensity, ModelSetup, safe_log_density, setup_model, setup_potential
 from numpyro_onestep.train import TrainConfig, TrainState
 from numpyro_onestep.weights import resample
 
-__all__ = ["OneStep", "same_leaves"]
+__all__ = ["OneStep"]
 
 _CORRECTIONS = ("metropolis", "resample", "none")
 _NUM_RESAMPLED = 32  # proposals of one `correction="resample"` iteration
@@ -59,7 +60,10 @@ class OneStep(MCMCKernel):
         learning_rate: peak learning rate; above 4 dimensions 2/√D of it where training anneals from a broad base.
         state_consistency: weight of the self-distillation loss, one step against two half steps.
         volume_consistency: weight of the same for the log-determinants.
-        coverage_audit: look for mass that the flow does not reach; `OneStepSampler` then trains once more with it.
+        coverage_audit: look for mass that the flow does not reach, and bound log Z from above; `OneStepSampler` trains
+            once more where mass is missing.
+        num_replicates: flows to train at once from the same base. Draws come from all of them; the error of log Z
+            counts the spread between them. Costs as many times the training.
         forward_mode_differentiation: use forward mode, for models with `while_loop`.
 
     Raises:
@@ -95,6 +99,7 @@ class OneStep(MCMCKernel):
         state_consistency: float = 0.0,
         volume_consistency: float = 0.0,
         coverage_audit: bool = True,
+        num_replicates: int = 1,
         forward_mode_differentiation: bool = False,
     ):
         if (model is None) == (potential_fn is None):
@@ -105,6 +110,8 @@ class OneStep(MCMCKernel):
             check_num_steps(budget)
         if not init_scale > 0:
             raise ValueError(f"`init_scale` must be positive, not {init_scale}.")
+        if num_replicates < 1:
+            raise ValueError(f"`num_replicates` must be at least 1, not {num_replicates}.")
         self._model = model
         self._potential_fn = potential_fn
         self.num_steps = num_steps
@@ -113,6 +120,7 @@ class OneStep(MCMCKernel):
         self._init_strategy = init_strategy
         self.init_scale = init_scale
         self.coverage_audit = coverage_audit
+        self.num_replicates = num_replicates
         self._width = width
         self._num_blocks = num_blocks
         self._plan_options = {
@@ -156,11 +164,7 @@ class OneStep(MCMCKernel):
         """Progress bar text: the training's DF-ELBO, ESS and folds, then the mean acceptance probability."""
         if state.train is None:
             return ""
-        t = state.train
-        return (
-            f"elbo={float(t.elbo):.3f} ess={100 * float(t.ess_fraction):.0f}% folds={float(t.fold_fraction):.3f} "
-            f"acc. prob={float(state.mean_accept_prob):.2f}"
-        )
+        return f"{train.describe(state.train)} acc. prob={float(state.mean_accept_prob):.2f}"
 
     def postprocess_fn(self, args: tuple, kwargs: dict[str, Any]) -> Callable[[Any], Any]:
         """Map from unconstrained values to constrained ones and deterministic sites."""
@@ -184,6 +188,15 @@ class OneStep(MCMCKernel):
     def problem(self, base: Base, args: tuple, kwargs: dict[str, Any]) -> Problem:
         """Base and whitened target for the given model arguments."""
         return Problem(base, base_.whiten_target(base, self.target(args, kwargs)))
+
+    def flows(self, state: OneStepState, args: tuple, kwargs: dict[str, Any]) -> list[Flow]:
+        """The state's independently trained flows, for the given model arguments.
+
+        Raises:
+            ValueError: if there is no trained flow.
+        """
+        each = trained_flows(state)
+        return [Flow(s.train.best, self.problem(s.base, args, kwargs)) for s in each]  # type: ignore[union-attr,arg-type]
 
     def prepare(self, rng_key: Array, init_params: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         """Look at the model or the potential function once, before anything is traced."""
@@ -240,34 +253,30 @@ class OneStep(MCMCKernel):
     def init_training(
         self, rng_key: Array, base: Base, num_warmup: int, args: tuple, kwargs: dict[str, Any]
     ) -> TrainState:
-        """The untrained flow on `base`."""
-        dim = base.dim
-        config, problem = self.train_config(dim), self.problem(base, args, kwargs)
-        return jax.jit(lambda key: train.init(key, problem, config, num_warmup, self._num_blocks, self._width))(rng_key)
+        """The untrained flow on `base`, or as many as there are replicates, on a leading axis."""
+        config, problem = self.train_config(base.dim), self.problem(base, args, kwargs)
+
+        def start(key: Array) -> TrainState:
+            return train.init(key, problem, config, num_warmup, self._num_blocks, self._width)
+
+        many = self.num_replicates > 1
+        return jax.jit(jax.vmap(start))(random.split(rng_key, self.num_replicates)) if many else jax.jit(start)(rng_key)
+
+    def advance_training(self, trained: TrainState, problem: Problem, num_iterations: int) -> TrainState:
+        """Up to `num_iterations` further iterations of every replicate."""
+        config = self.train_config(problem.base.dim)
+        step = partial(train.advance, problem=problem, config=config, num_iterations=num_iterations)
+        return step(trained) if jnp.ndim(trained.iteration) == 0 else jax.vmap(step)(trained)
 
     def resumed_state(self, rng_key: Array, base: Base, trained: TrainState) -> OneStepState:
         """A state at the end of warmup with a flow trained elsewhere."""
         state = self._first_state(rng_key, base, trained)
-        return state._replace(i=state.i + trained.num_iterations)
+        return state._replace(i=state.i + jnp.ravel(trained.num_iterations)[0])
 
     def _first_state(self, rng_key: Array, base: Base | None, trained: TrainState | None) -> OneStepState:
-        chains = () if is_prng_key(rng_key) else (len(rng_key),)
-        point = self.setup.center if base is None else base_.unwhiten(base, jnp.zeros_like(self.setup.center))
-        z = self.setup.unravel(point)
-        zero = jnp.zeros(chains, point.dtype)
-        return OneStepState(
-            i=jnp.zeros(chains, int),
-            z=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, chains + leaf.shape), z),
-            potential_energy=zero,
-            log_weight=zero - jnp.inf,
-            accept_prob=zero,
-            mean_accept_prob=zero,
-            num_steps=jnp.full(chains, self.num_steps),
-            diverging=jnp.zeros(chains, bool),
-            rng_key=rng_key,
-            base=base,
-            train=trained,
-        )
+        center = self.setup.center
+        point = center if base is None else base_.unwhiten(base, jnp.zeros_like(center))
+        return first_state(rng_key, self.setup.unravel(point), self.num_steps, base, trained)
 
     def sample(self, state: OneStepState, model_args: tuple, model_kwargs: dict[str, Any]) -> OneStepState:
         """One iteration: training while `i < num_warmup`, an independence-Metropolis move always.
@@ -284,8 +293,8 @@ class OneStep(MCMCKernel):
                 "full quality), or set `mcmc.post_warmup_state` to the `last_state` of an earlier run."
             )
         problem = self.problem(state.base, model_args, model_kwargs)
-        trained = train.advance(state.train, problem, self.train_config(state.base.dim), 1)
-        num_warmup = trained.num_iterations
+        trained = self.advance_training(state.train, problem, 1)
+        num_warmup = jnp.ravel(trained.num_iterations)[0]
         in_warmup = jnp.ravel(state.i)[0] <= num_warmup
         move = partial(self._move, trained, problem, in_warmup)
         chains = (state.rng_key, state.z, state.potential_energy, state.log_weight)
@@ -316,15 +325,16 @@ class OneStep(MCMCKernel):
         energy: Array,
         log_weight: Array,
     ) -> tuple[Array, Any, Array, Array, Array, Array]:
-        """A fresh proposal and its acceptance, for one chain."""
+        """A fresh proposal, of any one of the flows, and its acceptance, for one chain."""
         rng_key, key_draw, key_pick, key_accept = random.split(rng_key, 4)
+        network = trained.best
+        if jnp.ndim(trained.iteration) > 0:
+            which = random.randint(random.fold_in(key_draw, 1), (), 0, len(trained.iteration))
+            network = jax.tree.map(lambda leaf: leaf[which], network)
         num = _NUM_RESAMPLED if self.correction == "resample" else 1
-        x0 = base_.sample(problem.base, key_draw, num)
-        ys, log_ws = train.log_weights(trained.best, problem, x0, self.num_steps)
-        pick = resample(key_pick, log_ws, 1)[0]
-        u, proposed = ys[pick], log_ws[pick]
-        new = base_.unwhiten(problem.base, u)
-        new_energy = base_.whitening_log_det(problem.base, u) - problem.target.value(u)
+        fresh = propose_once(Flow(network, problem), key_draw, num, self.num_steps)
+        pick = resample(key_pick, fresh.log_weights, 1)[0]
+        new, proposed = fresh.points[pick], fresh.log_weights[pick]
         moved, accept_prob = metropolis.accept(key_accept, log_weight, proposed)
         finite = proposed > -jnp.inf
         moved = (moved | always | (self.correction != "metropolis")) & finite
@@ -332,7 +342,7 @@ class OneStep(MCMCKernel):
         return (
             rng_key,
             jax.tree.map(lambda a, b: jnp.where(moved, a, b), self.setup.unravel(new), z),
-            jnp.where(moved, new_energy, energy),
+            jnp.where(moved, fresh.potential_energy[pick], energy),
             jnp.where(moved, proposed, log_weight),
             accept_prob,
             ~finite,
@@ -341,10 +351,3 @@ class OneStep(MCMCKernel):
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without compiled functions."""
         return {**self.__dict__, "_search": None, "_sample_fn": None}
-
-
-def same_leaves(a: Any, b: Any) -> bool:
-    """Whether two pytrees hold the very same leaves."""
-    leaves_a, tree_a = jax.tree.flatten(a)
-    leaves_b, tree_b = jax.tree.flatten(b)
-    return tree_a == tree_b and all(x is y for x, y in zip(leaves_a, leaves_b, strict=True))

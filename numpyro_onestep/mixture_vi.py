@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 
 from numpyro_onestep.target import LogDensity
 
-__all__ = ["Mixture", "elbo", "fit", "log_prob", "lower_factor", "responsibilities", "sample", "score"]
+__all__ = ["Mixture", "elbo", "fit", "log_prob", "lower_factor", "responsibilities", "sample", "score", "standardize"]
 
 
 class Mixture(NamedTuple):
@@ -25,13 +25,16 @@ class Mixture(NamedTuple):
     scale_trils: Array
 
 
-def _component_log_probs(q: Mixture, x: Array) -> tuple[Array, Array]:
-    """Weighted component log densities at one point, shape (K,), and the component scores, shape (K, D)."""
+def standardize(q: Mixture, x: Array) -> tuple[Array, Array]:
+    """The point as each component sees it, L_k⁻¹(x − mean_k), shape (K, D), and log(weight_k) − log det L_k, (K,)."""
     white = jax.vmap(lambda m, tril: solve_triangular(tril, x - m, lower=True))(q.means, q.scale_trils)
-    scores = -jax.vmap(lambda tril, w: solve_triangular(tril, w, lower=True, trans=1))(q.scale_trils, white)
-    log_det = jnp.sum(jnp.log(jnp.diagonal(q.scale_trils, axis1=1, axis2=2)), axis=1)
-    const = 0.5 * x.shape[0] * jnp.log(2 * jnp.pi)
-    return q.log_weights - 0.5 * jnp.sum(white**2, axis=1) - log_det - const, scores
+    return white, q.log_weights - jnp.sum(jnp.log(jnp.diagonal(q.scale_trils, axis1=1, axis2=2)), axis=1)
+
+
+def _component_log_probs(q: Mixture, x: Array) -> tuple[Array, Array]:
+    """Weighted component log densities at one point, shape (K,), and the point as each component sees it, (K, D)."""
+    white, log_scale = standardize(q, x)
+    return log_scale - 0.5 * jnp.sum(white**2, axis=1) - 0.5 * x.shape[0] * jnp.log(2 * jnp.pi), white
 
 
 def log_prob(q: Mixture, x: Array) -> Array:
@@ -46,7 +49,8 @@ def responsibilities(q: Mixture, x: Array) -> Array:
 
 def score(q: Mixture, x: Array) -> Array:
     """∇log q at one point of shape (D,)."""
-    log_probs, scores = _component_log_probs(q, x)
+    log_probs, white = _component_log_probs(q, x)
+    scores = -jax.vmap(lambda tril, w: solve_triangular(tril, w, lower=True, trans=1))(q.scale_trils, white)
     return jax.nn.softmax(log_probs) @ scores
 
 

@@ -9,24 +9,19 @@ import numpy as np
 from jax import Array, random
 from numpyro.infer import MCMC
 from numpyro.util import is_prng_key
-from tqdm.auto import tqdm
 
 from numpyro_onestep import evidence as evidence_
-from numpyro_onestep import metropolis, train
-from numpyro_onestep.base_search import extend
-from numpyro_onestep.conditional_scale import influence
+from numpyro_onestep import metropolis
 from numpyro_onestep.coverage import Audit
-from numpyro_onestep.evidence import Evidence, Proposals, propose
+from numpyro_onestep.evidence import Evidence
+from numpyro_onestep.fit import fit
 from numpyro_onestep.flow import check_num_steps
-from numpyro_onestep.kernel import OneStep, same_leaves
-from numpyro_onestep.losses import Problem
-from numpyro_onestep.state import OneStepState
-from numpyro_onestep.train import TrainState
+from numpyro_onestep.kernel import OneStep
+from numpyro_onestep.proposal import Flow, Proposals, pool
+from numpyro_onestep.state import OneStepState, same_leaves, trained_flows
 from numpyro_onestep.weights import resample
 
 __all__ = ["Draws", "OneStepSampler"]
-
-_NUM_BLOCKS = 20  # progress updates of one training; the host reads the state only between them
 
 
 class Draws(NamedTuple):
@@ -92,7 +87,9 @@ class OneStepSampler(MCMC):
         self._evidence: Evidence | None = None
         self._evidence_key: Array | None = None
         self._observed: np.ndarray | None = None  # the observed values of the last training, for `compare`
-        self._audited: tuple[Any, Audit] | None = None  # the flow and the arguments that were audited, and the audit
+        self._audited: tuple[Any, Audit | None] | None = (
+            None  # the flow and the arguments that were audited, and the audit
+        )
 
     def run(  # type: ignore[override]
         self, rng_key: Array, *args: Any, extra_fields: tuple[str, ...] = (), init_params: Any = None, **kwargs: Any
@@ -146,8 +143,11 @@ class OneStepSampler(MCMC):
         """The log evidence from 4096 fresh proposals, computed at the first access."""
         result = self._evidence
         if result is None:
-            state = self._trained_state()
-            key = self._evidence_key if self._evidence_key is not None else random.fold_in(state.train.rng_key, 1)
+            state: Any = self._last_state
+            trained_flows(state)
+            key = self._evidence_key
+            if key is None:
+                key = random.fold_in(jnp.ravel(state.train.rng_key)[0], 1)
             token, audit = self._audited or (None, None)
             known = audit if same_leaves(token, self._audit_token(state)) else None
             self._evidence = result = evidence_.evidence(self, key, audited=known)
@@ -169,8 +169,7 @@ class OneStepSampler(MCMC):
             raise ValueError(f"`num_draws` must be at least 1, not {num_draws}.")
         num_steps = self.sampler.num_steps if num_steps is None else num_steps
         check_num_steps(num_steps)
-        state = self._trained_state()
-        proposals = propose(state.train.best, self._problem(state), rng_key, num_draws, num_steps)
+        proposals = pool(self._flows(), rng_key, num_draws, num_steps)
         return Draws(self._constrain(proposals.points), proposals.log_weights)
 
     def to_inference_data(self) -> Any:
@@ -216,62 +215,23 @@ class OneStepSampler(MCMC):
         return jax.tree.map(lambda leaf: leaf[0], init_params)
 
     def _train(self, rng_key: Array, init_params: Any) -> OneStepState:
-        """Find the base and train, in jitted blocks of iterations; the host only looks between blocks."""
+        """Find the base, train and audit."""
         if self.num_warmup == 0:
             raise ValueError(
                 "num_warmup=0 leaves the flow untrained: use num_warmup ≥ 1 (1000 gives the full quality), or set "
                 "`post_warmup_state` to the `last_state` of an earlier run."
             )
-        state = self.sampler.init(rng_key, self.num_warmup, self._one(init_params), self._args, self._kwargs)
-        self._observed = self.sampler.setup.observed
-        state = self._advance(state)
-        return self._audit_and_retry(random.fold_in(rng_key, 1), state) if self.sampler.coverage_audit else state
-
-    def _audit_and_retry(self, rng_key: Array, state: Any) -> Any:
-        """Look for mass that the flow does not reach, and train once more from a base that holds it as well.
-
-        Not where the base has conditional scales, which no mixture can keep, or is broad anyhow: there it is only told.
-        """
-        key_audit, key_extend, key_train, key_again = random.split(rng_key, 4)
         given = self._args, self._kwargs
-        audit = evidence_.audit(self.sampler, [state], key_audit, *given)
-        base = state.base
-        extensible = not bool(base.annealed) and not bool(jnp.any(influence(base.whitening) > 0))
-        if len(audit.missing) and extensible:
-            regions = jax.tree.map(lambda leaf: leaf[audit.missing], audit.regions)
-            base = extend(self.sampler.target(*given), key_extend, base, regions)
-            trained = self.sampler.init_training(key_train, base, self.num_warmup, *given)
-            again = self._advance(state._replace(base=base, train=trained))
-            audit_again = evidence_.audit(self.sampler, [again], key_again, *given)
-            if audit_again.share < 0.5 * audit.share:
-                state, audit = again, audit_again
-        self._audited = self._audit_token(state), audit
-        return state
+        fitted = fit(self.sampler, rng_key, self.num_warmup, self._one(init_params), *given, self.progress_bar)
+        self._observed = self.sampler.setup.observed
+        self._audited = self._audit_token(fitted.state), fitted.audit
+        return fitted.state
 
     def _audit_token(self, state: Any) -> Any:
         return state.train.best, self._args, self._kwargs
 
-    def _advance(self, state: Any) -> Any:
-        problem, config = self._problem(state), self.sampler.train_config(state.base.dim)
-        block = -(-self.num_warmup // _NUM_BLOCKS)
-        advance = jax.jit(lambda trained: train.advance(trained, problem, config, block))
-        trained: TrainState = state.train
-        with tqdm(total=self.num_warmup, desc="training", disable=not self.progress_bar) as bar:
-            while not bool(trained.done) and int(trained.iteration) < self.num_warmup:
-                trained = advance(trained)
-                bar.set_postfix_str(
-                    f"elbo={float(trained.elbo):.3f} ess={100 * float(trained.ess_fraction):.0f}% "
-                    f"folds={float(trained.fold_fraction):.3f}",
-                    refresh=False,
-                )
-                bar.update(int(trained.iteration) - bar.n)
-        return state._replace(train=trained)
-
-    def _problem(self, state: OneStepState) -> Problem:
-        return self.sampler.problem(state.base, self._args, self._kwargs)  # type: ignore[arg-type]
-
-    def _trained_state(self) -> Any:
-        return evidence_.trained_flows(self._last_state)[0]
+    def _flows(self) -> list[Flow]:
+        return self.sampler.flows(self._last_state, self._args, self._kwargs)  # type: ignore[arg-type]
 
     def _constrain(self, points: Array) -> Any:
         """Flat unconstrained points, shape (N, D), to constrained samples with a leading axis of N."""
@@ -281,12 +241,12 @@ class OneStepSampler(MCMC):
 
     def _draw_chains(self, rng_key: Array, state: OneStepState, extra_fields: tuple[str, ...]) -> None:
         """Fill the chains with corrected draws and leave a state from which `run` can go on."""
-        state = evidence_.trained_flows(state)[0]
+        flows = self.sampler.flows(state, self._args, self._kwargs)
         shape = (self.num_chains, self.num_samples)
         key_propose, key_correct, key_state = random.split(rng_key, 3)
         correction, num_steps = self.sampler.correction, self.sampler.num_steps
         many = shape[0] * shape[1] * (2 if correction == "resample" else 1)
-        proposals = propose(state.train.best, self._problem(state), key_propose, many, num_steps)  # type: ignore[union-attr]
+        proposals = pool(flows, key_propose, many, num_steps)
 
         @jax.jit
         def collect(key: Array, proposals: Proposals) -> tuple[Array, dict[str, Array]]:

@@ -153,6 +153,15 @@ def _base_distribution(fn: Any) -> Any:
     return fn
 
 
+def _is_masked(fn: Any) -> bool:
+    """Whether any part of a distribution is masked out."""
+    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        if isinstance(fn, dist.MaskedDistribution) and not _all_true(fn._mask):
+            return True
+        fn = fn.base_dist
+    return False
+
+
 def evidence_caveats(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
     """Reasons, one sentence each, why ∫γ is not the model's marginal likelihood; from a trace of the model."""
     caveats = []
@@ -165,8 +174,11 @@ def evidence_caveats(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
             continue
         latent = not site["is_observed"]
         if latent and isinstance(_base_distribution(site["fn"]), dist.ImproperUniform):
-            caveats.append(f"site '{name}' has an improper prior: the evidence has no scale; use a proper prior.")
-        if latent and isinstance(site["fn"], dist.MaskedDistribution):
+            if f"{name.removesuffix('_unwrapped')}_factor" in model_trace and name.endswith("_unwrapped"):
+                caveats.append(f"site '{name}' of `CircularReparam` repeats itself without end; leave it circular.")
+            else:
+                caveats.append(f"site '{name}' has an improper prior: the evidence has no scale; use a proper prior.")
+        if latent and _is_masked(site["fn"]):
             caveats.append(f"latent site '{name}' is masked, so its prior is improper where the mask is False.")
         if site["scale"] is not None and not _is_one(site["scale"]):
             caveats.append(f"site '{name}' is rescaled by `handlers.scale` or a subsampled plate.")
@@ -194,7 +206,11 @@ def _observed(model_trace: dict[str, dict[str, Any]]) -> np.ndarray | None:
 
 
 def _is_one(scale: Any) -> bool:
+    return _all_true(jnp.asarray(scale) == 1)
+
+
+def _all_true(values: Any) -> bool:
     try:
-        return bool(jnp.all(jnp.asarray(scale) == 1))
+        return bool(jnp.all(jnp.asarray(values)))
     except jax.errors.TracerBoolConversionError:
         return False

@@ -18,7 +18,7 @@ from numpyro_onestep.losses import Loss, Problem
 from numpyro_onestep.network import StepNetwork
 from numpyro_onestep.weights import effective_sample_size
 
-__all__ = ["Stage", "TrainConfig", "TrainState", "advance", "init", "log_weights"]
+__all__ = ["Stage", "TrainConfig", "TrainState", "advance", "describe", "init", "log_weights"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class TrainState(NamedTuple):
         best: the average with the highest held-out DF-ELBO so far, less its standard error; the identity (the base
             itself) before training.
         best_elbo: that DF-ELBO less its standard error, nats.
+        best_log_z: log of the mean weight in the same evaluation.
         optimizer_state: of Adam.
         iteration: iterations done.
         num_iterations: iterations in all.
@@ -86,6 +87,7 @@ class TrainState(NamedTuple):
     average: StepNetwork
     best: StepNetwork
     best_elbo: Array
+    best_log_z: Array
     optimizer_state: Any
     iteration: Array
     num_iterations: Array
@@ -140,6 +142,7 @@ def init(
         average=identity,
         best=identity,
         best_elbo=jnp.asarray(-jnp.inf, zero.dtype),
+        best_log_z=jnp.asarray(-jnp.inf, zero.dtype),
         optimizer_state=_optimizer.init(ravel_pytree(network)[0]),
         iteration=jnp.array(0),
         num_iterations=jnp.array(num_iterations),
@@ -205,6 +208,7 @@ def _judge(state: TrainState, log_w: Array, num_held_out: int, counts: Array) ->
     return state._replace(
         best=best,
         best_elbo=jnp.where(better, lower, state.best_elbo),
+        best_log_z=jnp.where(better, log_mean, state.best_log_z),
         elbo=elbo,
         ess_fraction=effective_sample_size(log_w) / len(log_w),
         fold_fraction=jnp.mean(folded),
@@ -312,3 +316,9 @@ def advance(state: TrainState, problem: Problem, config: TrainConfig, num_iterat
         return i + 1, _iterate(state, problem, config)
 
     return lax.while_loop(cond, body, (jnp.array(0), state))[1]
+
+
+def describe(trained: TrainState) -> str:
+    """The last evaluation, in a line for a progress bar; the mean over replicates."""
+    elbo, ess, folds = (float(jnp.mean(x)) for x in (trained.elbo, trained.ess_fraction, trained.fold_fraction))
+    return f"elbo={elbo:.3f} ess={100 * ess:.0f}% folds={folds:.3f}"

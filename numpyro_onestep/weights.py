@@ -5,7 +5,7 @@ import numpy as np
 from jax import Array, random
 from jax.scipy.special import logsumexp
 
-__all__ = ["effective_sample_size", "log_mean_weight", "pareto_k", "pareto_k_threshold", "resample"]
+__all__ = ["effective_sample_size", "log_mean_weight", "pareto_k", "pareto_k_threshold", "resample", "tail_error"]
 
 
 def effective_sample_size(log_weights: Array) -> Array:
@@ -55,6 +55,22 @@ def pareto_k(log_weights: np.ndarray) -> float:
 def pareto_k_threshold(num_draws: int) -> float:
     """The sample-size dependent bound min(1 − 1/log10 N, .7) on k̂ (Vehtari et al. 2024)."""
     return min(1 - 1 / np.log10(max(num_draws, 11)), 0.7)
+
+
+def tail_error(log_weights: np.ndarray, pareto_k: float) -> float:
+    """What the tail of the weights may add to log Z unseen, in nats: its share of the weight times 1/(1 − k̂).
+
+    The tail are the 3√N largest weights (a fifth of all if that is fewer), counted by their excess over the next; with
+    shape k̂ < 1 the mean of a generalised Pareto excess is 1/(1 − k̂) times its scale. The factor is at most 50: with
+    k̂ ≥ 1 there is no mean, and only a tail that holds next to nothing can be waved through.
+    """
+    log_w = np.sort(_nan_as_zero_weight(log_weights))
+    if not np.isfinite(log_w[-1]):
+        return float("inf")
+    w = np.exp(log_w - log_w[-1])
+    size = max(1, int(min(3 * np.sqrt(len(w)), len(w) / 5)))
+    excess = np.sum(w[-size:] - w[-min(size + 1, len(w))])
+    return float(excess / w.sum() / max(1 - pareto_k, 0.02))
 
 
 def resample(rng_key: Array, log_weights: Array, num_draws: int) -> Array:

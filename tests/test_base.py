@@ -5,10 +5,11 @@ import pytest
 from jax import random
 
 from numpyro_onestep import base as base_
-from numpyro_onestep import mixture_vi
+from numpyro_onestep import conditional_scale, mixture_vi
 from numpyro_onestep.base_search import searcher
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.target import safe_log_density
+from numpyro_onestep.weights import pareto_k
 
 GAUSSIAN = Mixture(jnp.zeros(1), jnp.array([[3.0, -1.0]]), jnp.array([[[2.0, 0.0], [-0.5, 0.3]]]))
 PAIR = Mixture(  # two separated modes of unequal weight and shape
@@ -61,6 +62,19 @@ def test_draws_density_and_score_agree(getkey, q):
     np.testing.assert_allclose(score, grad, rtol=1e-3, atol=1e-3)
     for draws, value in ((u, 0.0), (np.square(u), 1.0), (ratio, 1.0)):
         assert np.all(np.abs(np.mean(draws, axis=0) - value) < 5 * np.std(draws, axis=0) / np.sqrt(num))
+
+
+def test_heavy_draws_have_the_density_they_claim(getkey, q):
+    base, num = base_.whiten(q)._replace(heavy_share=jnp.array(0.4)), 40_000
+    u = base_.sample(base, getkey(), num)
+    # E[r/p] over draws of p is one for any density r; here one that lives in the tails
+    log_r = -3.0 * jnp.log1p(jnp.sum(u**2, axis=1) / 4) - jnp.log(2 * jnp.pi)  # Student-t with 4 degrees of freedom
+    ratio = np.exp(log_r - jax.vmap(lambda u: base_.log_prob(base, u))(u))
+    assert abs(ratio.mean() - 1) < 5 * ratio.std() / np.sqrt(num)
+    assert ratio.max() < 10
+    if len(q.means) == 1:  # P(|u| > 6) of the t in two dimensions is (1 + 6²/2)⁻¹
+        far = np.mean(np.linalg.norm(u, axis=1) > 6)
+        assert far == pytest.approx(0.4 / 19, abs=5 * np.sqrt(0.4 / 19 / num))
 
 
 def test_inflated_draws_are_wider(getkey):
@@ -132,6 +146,31 @@ def weight_per_mode(base):
 
 
 PAIR_TARGET = safe_log_density(lambda z: mixture_vi.log_prob(PAIR, z) + 2.0)
+
+
+def weights_of(base, target, key, num=4096):
+    whitened = base_.whiten_target(base, target)
+    u = base_.sample(base, key, num)
+    return np.asarray(jax.vmap(lambda u: whitened.value(u) - base_.log_prob(base, u))(u))
+
+
+def test_search_gives_heavy_tails_where_the_target_has_them(getkey):
+    def student(z):  # 1.5 degrees of freedom, in three dimensions
+        return -2.25 * jnp.log1p(jnp.sum((z - 1) ** 2) / 1.5)
+
+    target, key = safe_log_density(student), getkey()
+    base = searcher(target, 3.0)(getkey(), jnp.zeros(3))
+    assert base.heavy_share > 0.2
+    assert not np.any(conditional_scale.influence(base.whitening))
+    before = pareto_k(weights_of(base._replace(heavy_share=jnp.zeros(())), target, key))
+    after = pareto_k(weights_of(base, target, key))
+    assert before > 1
+    assert after < 0.7
+
+
+def test_search_leaves_gaussian_tails_alone(getkey):
+    base = searcher(safe_log_density(lambda z: -0.5 * jnp.sum((z / 2) ** 2)), 3.0)(getkey(), jnp.zeros(3))
+    assert base.heavy_share == 0
 
 
 def test_search_fits_two_modes(getkey):

@@ -5,8 +5,10 @@ import pytest
 from jax import random
 from jax.scipy.stats import norm
 
+from numpyro_onestep import base as base_
 from numpyro_onestep import conditional_scale
 from numpyro_onestep.conditional_scale import Whitening
+from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.target import safe_log_density
 
 DIM = 5
@@ -66,7 +68,8 @@ def test_fits_group_effects_down_to_small_scales(getkey):
     fitted = jax.jit(lambda key: conditional_scale.fit(target, key, start))(getkey())
     affine = fitted._replace(scale_slopes=0 * start.scale_slopes, scale_bends=0 * start.scale_bends)
     key = getkey()
-    full, poor = (conditional_scale.log_affinity(target, key, f, 20_000) for f in (fitted, affine))
+    base = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, 5)), jnp.eye(5)[None]))
+    full, poor = (base_.log_affinity(target, key, base._replace(whitening=f), 20_000) for f in (fitted, affine))
 
     # the marginal likelihood on a grid of τ, given which everything is Gaussian
     log_tau = jnp.linspace(-12.0, 5.0, 4001)

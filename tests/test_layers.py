@@ -6,15 +6,16 @@ import numpyro_onestep
 ROOT = Path(numpyro_onestep.__file__).parent
 TREES = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
 LAYERS = [
-    {"block", "log_det", "metropolis", "schedule", "target", "weights"},
+    {"block", "compilation", "log_det", "metropolis", "schedule", "target", "weights"},
     {"conditional_scale", "mixture_vi", "modes", "network"},
     {"base", "flow"},
-    {"base_search", "coverage", "losses", "sde"},
-    {"path_losses"},
+    {"base_search", "losses", "sde", "tempering"},
+    {"coverage", "path_losses"},
     {"train"},
-    {"plan", "state"},
+    {"plan", "proposal", "state"},
     {"kernel"},
-    {"evidence"},
+    {"audit"},
+    {"evidence", "fit"},
     {"checkpoint"},
     {"sampler"},
     {"compare", "inference_data", "plots"},

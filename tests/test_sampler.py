@@ -18,6 +18,8 @@ from models import (
 from numpyro.infer import MCMC, NUTS
 
 from numpyro_onestep import OneStep, OneStepSampler, evidence
+from numpyro_onestep.evidence import estimate
+from numpyro_onestep.proposal import Proposals, propose
 
 FAST = {"num_warmup": 30, "num_samples": 300, "progress_bar": False}
 
@@ -55,7 +57,7 @@ def test_evidence_against_closed_form(fitted):
     assert e.warnings == ()
     assert e.fold_fraction == 0
     assert e.elbo <= regression_log_z() + 3 * e.std_error + 1e-4
-    assert np.isnan(e.eubo)
+    assert regression_log_z() - 3 * e.std_error - 1e-3 <= e.eubo < e.elbo + 0.05
     assert e is fitted.evidence
     assert abs(evidence(fitted, random.key(9)).log_z - e.log_z) < 0.05
 
@@ -194,3 +196,58 @@ def test_budgets_are_refined_and_drawn_from():
     assert elbos[2] == pytest.approx(elbos[0], abs=1e-3)
     with pytest.raises(ValueError, match="power of two"):
         OneStep(skewed, budgets=(2, 6))
+
+
+def test_replicates_widen_the_error_by_their_spread():
+    sampler = OneStepSampler(OneStep(skewed, num_replicates=3), num_warmup=5, num_samples=100, progress_bar=False)
+    sampler.run(random.key(0))
+    assert sampler.last_state.train.iteration.shape == (3,)
+    e = sampler.evidence
+    assert e.num_replicates == 3
+    assert e.num_proposals >= 4096
+    assert abs(e.log_z - SKEWED_LOG_Z) < 5 * e.std_error + 1e-3
+    # as an error of three flows that differ, at least their spread over root three
+    each = [estimate([part], ()).log_z for part in replicates_of(sampler)]
+    assert np.std(each) > 0
+    together = estimate(replicates_of(sampler), ())
+    assert together.std_error > np.std(each, ddof=1) / np.sqrt(3)
+    assert sampler.draw(random.key(2), 50).samples["rate"].shape == (50,)
+    with pytest.raises(ValueError, match="num_replicates"):
+        OneStep(skewed, num_replicates=0)
+
+
+def replicates_of(sampler):
+    flows = sampler.sampler.flows(sampler.last_state, (), {})
+    return [propose(flow, random.key(5), 1024, 1) for flow in flows]
+
+
+def test_replicates_are_saved_and_work_in_stock_mcmc(tmp_path):
+    kernel = OneStep(skewed, num_replicates=2, coverage_audit=False)
+    mcmc = MCMC(kernel, num_warmup=20, num_samples=400, num_chains=2, chain_method="vectorized", progress_bar=False)
+    mcmc.run(random.key(0))
+    assert evidence(mcmc, random.key(1)).num_replicates == 2
+    assert float(mcmc.get_samples()["rate"].mean()) == pytest.approx(5 / 2, abs=0.3)  # Gamma(5, 2)
+    sampler = OneStepSampler(kernel, num_warmup=20, num_samples=10, progress_bar=False)
+    sampler.run(random.key(0))
+    sampler.save(tmp_path / "two")
+    loaded = OneStepSampler.load(tmp_path / "two", OneStep(skewed, num_replicates=2))
+    both = [s.draw(random.key(3), 20).samples["rate"] for s in (sampler, loaded)]
+    np.testing.assert_allclose(*both, rtol=1e-5)
+    with pytest.raises(ValueError, match="num_replicates=2"):
+        OneStepSampler.load(tmp_path / "two", OneStep(skewed))
+
+
+def test_a_flow_below_the_upper_bound_is_told():
+    log_w = np.random.default_rng(0).normal(0, 0.1, 4096)
+    rest = {"points": np.zeros((4096, 1)), "potential_energy": np.zeros(4096), "folded": np.zeros(4096, bool)}
+    proposals = Proposals(log_weights=log_w, **rest)
+    around = np.random.default_rng(1).normal(0.01, 0.1, 384)
+    fine = estimate([proposals], (), log_ratios=around)
+    assert fine.reliable
+    assert fine.elbo < fine.log_z < fine.eubo
+    lost = estimate([proposals], (), log_ratios=np.where(np.arange(384) < 20, 30.0, around))
+    assert not lost.reliable
+    assert "upper bound" in lost.warnings[0]
+    unknown = estimate([proposals], (), log_ratios=np.full(384, np.nan))
+    assert unknown.reliable
+    assert np.isnan(unknown.eubo)

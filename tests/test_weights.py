@@ -91,3 +91,13 @@ def test_resample_frequencies(getkey):
     expected = np.array([0.1, 0.3, 0.0, 0.0, 0.6])
     gap = np.abs(np.bincount(picked, minlength=5) / num - expected)
     assert np.all(gap <= 5 * np.sqrt(expected * (1 - expected) / num))
+
+
+def test_tail_error_tells_a_heavy_tail_from_a_negligible_one():
+    u = (np.arange(4096) + 0.5) / 4096
+    heavy = -0.9 * np.log(1 - u)  # Pareto weights with shape .9
+    assert weights.tail_error(heavy, 0.9) > 1
+    light = np.where(np.arange(4096) < 4090, 0.0, 0.7 * np.log(2))  # six weights a little above the others
+    assert weights.tail_error(light, 0.9) < 0.02
+    assert weights.tail_error(light, 2.0) < 0.06
+    assert weights.tail_error(np.full(100, -INF), 0.9) == INF

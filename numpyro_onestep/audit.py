@@ -1,0 +1,59 @@
+"""The audit of trained flows, for `Evidence`: mass that they do not reach, in words, and the upper bound of log Z."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+from jax.flatten_util import ravel_pytree
+
+from numpyro_onestep import coverage, flow
+from numpyro_onestep.coverage import Audit
+from numpyro_onestep.kernel import OneStep
+from numpyro_onestep.proposal import Flow
+
+__all__ = ["audit", "describe"]
+
+
+def audit(
+    kernel: OneStep,
+    flows: Sequence[Flow],
+    log_z: Sequence[float],
+    rng_key: Array,
+    args: tuple,
+    kwargs: dict[str, Any],
+) -> Audit:
+    """Look for mass that the flows do not reach; of several the one which misses most, with the log ratios of all.
+
+    `log_z` is that of each flow, to about a nat.
+    """
+    look = coverage.auditor(kernel.target(args, kwargs), kernel.init_scale)
+    keys = random.split(rng_key, len(flows))
+    audits = []
+    for trained, known, key in zip(flows, log_z, keys, strict=True):
+        base, blocks = trained.problem.base, flow.blocks_of(trained.network, kernel.num_steps)
+        audits.append(look(key, base, blocks, jnp.asarray(known, base.whitening.shift.dtype)))
+    worst = max(audits, key=lambda found: float(found.share))
+    return worst._replace(log_ratios=jnp.concatenate([found.log_ratios for found in audits]))
+
+
+def describe(kernel: OneStep, found: Audit, args: tuple, kwargs: dict[str, Any]) -> list[str]:
+    """Where there is mass that the flow does not reach, by constrained values."""
+    if len(found.missing) == 0:
+        return []
+    places = []
+    for i in found.missing:
+        point = kernel.postprocess_fn(args, kwargs)(kernel.setup.unravel(found.regions.means[i]))
+        sites = point if isinstance(point, dict) else {"parameters": ravel_pytree(point)[0]}
+        places.append(", ".join(f"{name} = {_short(np.ravel(value))}" for name, value in list(sites.items())[:4]))
+    return [
+        f"At least {100 * float(found.share):.2g} % of the posterior's mass is out of the flow's reach, around "
+        f"{'; '.join(places)}: log_z is too low and the draws lack it. Spread the starts with a larger `init_scale`, "
+        "or start there with `init_params` or `init_strategy`."
+    ]
+
+
+def _short(values: np.ndarray) -> str:
+    shown = ", ".join(f"{value:.3g}" for value in values[:3])
+    return shown if len(values) == 1 else f"({shown}{', …' if len(values) > 3 else ''})"

@@ -1,0 +1,80 @@
+"""A whole fit outside of NumPyro's loop: base, training in jitted blocks, audit, one retry where mass is missing."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+from tqdm.auto import tqdm
+
+from numpyro_onestep import train
+from numpyro_onestep.audit import audit
+from numpyro_onestep.base_search import extend
+from numpyro_onestep.conditional_scale import influence
+from numpyro_onestep.coverage import Audit
+from numpyro_onestep.kernel import OneStep
+from numpyro_onestep.state import OneStepState
+
+__all__ = ["Fit", "fit"]
+
+_NUM_BLOCKS = 20  # progress updates of one training; the host reads the state only between them
+
+
+class Fit(NamedTuple):
+    """The trained state, and its audit where the kernel asks for one."""
+
+    state: OneStepState
+    audit: Audit | None
+
+
+def fit(
+    kernel: OneStep,
+    rng_key: Array,
+    num_warmup: int,
+    init_params: Any,
+    args: tuple,
+    kwargs: dict[str, Any],
+    progress_bar: bool,
+) -> Fit:
+    """Find the base, train, audit, and train once more from a base that holds what was missed.
+
+    No retry where the base has conditional scales, which no mixture can keep, or is broad anyhow: it is only told.
+    """
+    state: Any = kernel.init(rng_key, num_warmup, init_params, args, kwargs)
+    state = _train(kernel, state, num_warmup, args, kwargs, progress_bar)
+    if not kernel.coverage_audit:
+        return Fit(state, None)
+    key_audit, key_extend, key_train, key_again = random.split(random.fold_in(rng_key, 1), 4)
+    found = _audit(kernel, state, key_audit, args, kwargs)
+    base = state.base
+    extensible = not bool(base.annealed) and not bool(jnp.any(influence(base.whitening) > 0))
+    if len(found.missing) and extensible:
+        regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
+        base = extend(kernel.target(args, kwargs), key_extend, base, regions)
+        again = state._replace(base=base, train=kernel.init_training(key_train, base, num_warmup, args, kwargs))
+        again = _train(kernel, again, num_warmup, args, kwargs, progress_bar)
+        found_again = _audit(kernel, again, key_again, args, kwargs)
+        if found_again.share < 0.5 * found.share:
+            state, found = again, found_again
+    return Fit(state, found)
+
+
+def _audit(kernel: OneStep, state: Any, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Audit:
+    log_z = [float(value) for value in jnp.ravel(state.train.best_log_z)]
+    return audit(kernel, kernel.flows(state, args, kwargs), log_z, rng_key, args, kwargs)
+
+
+def _train(
+    kernel: OneStep, state: Any, num_warmup: int, args: tuple, kwargs: dict[str, Any], progress_bar: bool
+) -> Any:
+    """All iterations; the host only looks between blocks of them."""
+    problem = kernel.problem(state.base, args, kwargs)
+    block = -(-num_warmup // _NUM_BLOCKS)
+    advance = jax.jit(lambda trained: kernel.advance_training(trained, problem, block))
+    trained = state.train
+    with tqdm(total=num_warmup, desc="training", disable=not progress_bar) as bar:
+        while not bool(jnp.all(trained.done | (trained.iteration >= num_warmup))):
+            trained = advance(trained)
+            bar.set_postfix_str(train.describe(trained), refresh=False)
+            bar.update(int(jnp.max(trained.iteration)) - bar.n)
+    return state._replace(train=trained)

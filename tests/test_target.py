@@ -1,0 +1,123 @@
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax import random
+from numpyro.handlers import mask, reparam, scale
+from numpyro.infer import init_to_uniform
+from numpyro.infer.reparam import CircularReparam
+
+from numpyro_onestep import OneStep, OneStepSampler
+from numpyro_onestep.target import setup_model
+
+DATA = jnp.array([0.3, -0.2, 1.1, 0.4])
+
+
+def likelihood(mu):
+    numpyro.sample("y", dist.Normal(mu, 1).expand([4]).to_event(1), obs=DATA)
+
+
+def proper():
+    with mask(mask=True):
+        likelihood(numpyro.sample("mu", dist.Normal(0, 1)))
+
+
+def improper():
+    likelihood(numpyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ())))
+
+
+def masked():
+    with numpyro.plate("groups", 2):
+        mu = numpyro.sample("mu", dist.Normal(0, 1).mask(jnp.array([True, False])))
+    likelihood(mu[0] + 0.1 * mu[1])
+
+
+def masked_by_a_handler():
+    with mask(mask=False):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+    likelihood(mu)
+
+
+def scaled():
+    with scale(scale=0.5):
+        likelihood(numpyro.sample("mu", dist.Normal(0, 1)))
+
+
+def unscaled():
+    with scale(scale=1.0):
+        likelihood(numpyro.sample("mu", dist.Normal(0, 1)))
+
+
+def subsampled():
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("data", 4, subsample_size=2):
+        numpyro.sample("y", dist.Normal(mu, 1), obs=DATA[:2])
+
+
+@reparam(config={"angle": CircularReparam()})
+def circular():
+    angle = numpyro.sample("angle", dist.VonMises(0.0, 2.0))
+    likelihood(jnp.cos(angle))
+
+
+def with_factor():
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    numpyro.factor("pull", -(mu**2))
+
+
+def masked_observations():
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    numpyro.sample("y", dist.Normal(mu, 1).expand([4]).mask(DATA > 0).to_event(1), obs=DATA)
+
+
+def setup_of(model):
+    return setup_model(random.key(0), model, (), {}, init_strategy=init_to_uniform)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (improper, "site 'mu' has an improper prior"),
+        (masked, "latent site 'mu' is masked"),
+        (masked_by_a_handler, "latent site 'mu' is masked"),
+        (scaled, "'y' is rescaled"),
+        (subsampled, "plate 'data' subsamples 2 of 4"),
+        (circular, "'angle_unwrapped' of `CircularReparam` repeats itself"),
+    ],
+)
+def test_undefined_evidence_is_explained(model, words):
+    assert any(words in caveat for caveat in setup_of(model).caveats)
+
+
+@pytest.mark.parametrize("model", [proper, unscaled, with_factor, masked_observations])
+def test_sound_evidence_has_no_caveat(model):
+    assert setup_of(model).caveats == ()
+
+
+def test_a_factor_is_noted():
+    assert "('pull')" in setup_of(with_factor).notes[0]
+
+
+@pytest.mark.parametrize("model", [masked_by_a_handler, circular])
+def test_draws_are_given_where_the_evidence_is_not(model):
+    sampler = OneStepSampler(OneStep(model), num_warmup=10, num_samples=500, progress_bar=False)
+    sampler.run(random.key(0))
+    e = sampler.evidence
+    assert np.isnan(e.log_z)
+    assert not e.reliable
+    assert e.warnings[0].startswith("The evidence is undefined: ")
+    assert all(np.all(np.isfinite(value)) for value in sampler.get_samples().values())
+    if model is masked_by_a_handler:
+        assert float(sampler.get_samples()["mu"].mean()) == pytest.approx(float(DATA.mean()), abs=0.05)
+
+
+def test_lost_digits_are_told():
+    # the potential of a large data set: differences of a nat are near its last digit in float32
+    def potential_fn(z):
+        return 3e6 + 0.5 * z @ z
+
+    sampler = OneStepSampler(OneStep(potential_fn=potential_fn), num_warmup=2, num_samples=50, progress_bar=False)
+    sampler.run(random.key(0), init_params=jnp.zeros((4, 2)))
+    assert not sampler.evidence.reliable
+    assert any("rounding errors" in warning for warning in sampler.evidence.warnings)
