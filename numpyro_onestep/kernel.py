@@ -190,11 +190,7 @@ class OneStep(MCMCKernel):
         return Problem(base, base_.whiten_target(base, self.target(args, kwargs)))
 
     def flows(self, state: OneStepState, args: tuple, kwargs: dict[str, Any]) -> list[Flow]:
-        """The state's independently trained flows, for the given model arguments.
-
-        Raises:
-            ValueError: if there is no trained flow.
-        """
+        """The state's independently trained flows, for the given model arguments; ValueError if there is none."""
         each = trained_flows(state)
         return [Flow(s.train.best, self.problem(s.base, args, kwargs)) for s in each]  # type: ignore[union-attr,arg-type]
 

@@ -81,8 +81,9 @@ class StepNetwork(nnx.Module):
     def step(self, t: Array, d: Array) -> BlockParams:
         """The blocks of the step of length `d` that starts at time `t`; leaves have a leading axis of blocks."""
         active = self._active(t, d)
+        resting = _RESTING + jnp.log(d)  # in all steps together no more than in one
 
-        def at(name: str, resting: float | None = None, rate: float | Array = 1.0) -> Array:
+        def at(name: str, resting: float | Array | None = None, rate: float | Array = 1.0) -> Array:
             value = getattr(self, name)[...]
             if resting is not None:
                 value = jnp.where(active.reshape(-1, *[1] * (value.ndim - 1)), value, resting)
@@ -93,8 +94,8 @@ class StepNetwork(nnx.Module):
             shift=at("shift", 0.0, d),
             directions=self.directions[...],
             offsets=at("offsets"),
-            ridge=softplus(at("ridge", _RESTING)),
-            bump=softplus(at("bump", _RESTING)),
+            ridge=softplus(at("ridge", resting)),
+            bump=softplus(at("bump", resting)),
             sharpness=jnp.exp(at("log_sharpness")),
             centers=at("centers"),
         )

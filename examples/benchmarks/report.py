@@ -1,12 +1,14 @@
-"""Make docs/benchmarks.md and its figure from the rows that `run.py --json` and `ablation.py --json` wrote.
+"""Make docs/benchmarks.md and its figures from the rows that `run.py --json` and `ablation.py --json` wrote.
 
-python examples/benchmarks/report.py rows.jsonl ablation.jsonl
+    python examples/benchmarks/report.py rows.jsonl ablation.jsonl
+
+Sections for which no rows are given stay as they are.
 """
 
 import argparse
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,11 @@ right wherever the map does not fold, at one step too (at two steps 1.5 % of thi
 """
 
 
+REFINED = "From one training with `budgets=(2, 4, 8)`, evaluations a draw in the columns."
+CURVE = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --budgets 2 4 8 --curve`), evaluations a draw in the
+columns. From 16 on it is the one-step map without corrections, in smaller and smaller steps."""
+
+
 def number(value: float, digits: int = 4) -> str:
     """A number, or a dash where there is none."""
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
@@ -54,7 +61,7 @@ def table(header: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows)) + "\n"
 
 
-def one_step(rows: list[dict[str, Any]]) -> str:
+def one_step(title: str, rows: list[dict[str, Any]]) -> str:
     """One evaluation a draw."""
     header = ["problem", "seed", "bits", "ESS", "log Z − truth", "± se", "ELBO − truth", "EUBO − truth", "k̂"]
     header += ["Sinkhorn", "folds", "folds ×1.5", "inverted", "worst mean, sd", "worst mode", "gradients, 1e6"]
@@ -67,30 +74,25 @@ def one_step(rows: list[dict[str, Any]]) -> str:
         line += [number(r["pareto_k"], 2), number(r["sinkhorn"], 2), number(r["folds"]), number(r["folds_inflated"])]
         line += [number(r["inverted"]), number(r["mean_error_sd"], 3), number(r["mode_error"], 3)]
         lines.append([*line, number(r["gradients"], 2), number(r["seconds"], 0), "yes" if r["reliable"] else "no"])
-    return "## One evaluation a draw\n\n" + table(header, lines)
+    return f"## {title}\n\n" + table(header, lines)
 
 
-def ladder(rows: list[dict[str, Any]]) -> str:
+def ladder(title: str, about: str, rows: list[dict[str, Any]], figure: str) -> str:
     """Every budget of one training."""
     budgets = sorted({r["nfe"] for r in rows})
     groups: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
     for r in rows:
         groups.setdefault((r["problem"], r["seed"]), {})[r["nfe"]] = r
     parts = []
-    for title, field, digits, scale in (("ELBO − truth", "elbo_gap", 4, 1), ("ESS, %", "ess", 1, 100)):
+    for what, field, digits, scale in (("ELBO − truth", "elbo_gap", 4, 1), ("ESS, %", "ess", 1, 100)):
         lines = (
             [name, str(seed), *[number(scale * group[n][field], digits) if n in group else "–" for n in budgets]]
             for (name, seed), group in groups.items()
         )
-        parts.append(table([f"{title}: problem", "seed", *[str(n) for n in budgets]], lines))
-    beyond = " From 16 on it is the one-step map without corrections." if max(budgets) > 8 else ""
-    return (
-        "## Budgets\n\nFrom one training with `budgets=(2, 4, 8)`, evaluations a draw in the columns."
-        + beyond
-        + "\n\n"
-        + "\n".join(parts)
-        + "\n![ELBO and ESS against the budget](figures/budgets.png)\n"
-    )
+        parts.append(table([f"{what}: problem", "seed", *[str(n) for n in budgets]], lines))
+    draw_ladder(rows, DOCS / "figures" / figure)
+    picture = f"![ELBO and ESS against the budget](figures/{figure})\n"
+    return "\n".join([f"## {title}\n\n{about}\n", *parts, picture])
 
 
 def draw_ladder(rows: list[dict[str, Any]], path: Path) -> None:
@@ -120,7 +122,7 @@ def draw_ladder(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def ablation(rows: list[dict[str, Any]]) -> str:
+def ablation(title: str, rows: list[dict[str, Any]]) -> str:
     """One part changed at a time."""
     problems = list(dict.fromkeys(r["problem"] for r in rows))
     header = ["variant", *[f"{p}: {what}" for p in problems for what in ("ESS, %", "ELBO − truth", "k̂", "folds ×1.5")]]
@@ -142,7 +144,7 @@ def ablation(rows: list[dict[str, Any]]) -> str:
                 line.append(" / ".join(number(scale * r[field], digits) for r in seeds) or "–")
         lines.append(line)
     return (
-        "## Ablation\n\nOne part changed at a time, seeds side by side, the same number of iterations each; "
+        f"## {title}\n\nOne part changed at a time, seeds side by side, the same number of iterations each; "
         "`python examples/benchmarks/ablation.py`.\n\n" + table(header, lines)
     )
 
@@ -151,19 +153,31 @@ def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--further", action="store_true", help="ablation rows go to a table of their own")
     options = parser.parse_args()
     rows = [json.loads(line) for file in options.files for line in file.read_text().splitlines()]
     rows.sort(key=lambda row: list(PROBLEMS).index(row["problem"]))
     ablated = [r for r in rows if "variant" in r]
     plain = [r for r in rows if "variant" not in r]
-    refined = [r for r in plain if r["budgets"]]
-    page = [HEAD, one_step([r for r in plain if not r["budgets"] and r["nfe"] == 1])]
-    if refined:
-        draw_ladder(refined, DOCS / "figures" / "budgets.png")
-        page.append(ladder(refined))
-    if ablated:
-        page.append(ablation(ablated))
-    (DOCS / "benchmarks.md").write_text("\n".join([*page, ESTIMATORS]))
+    refined = [r for r in plain if r["budgets"] and not r["curve"]]
+    curve = [r for r in plain if r["curve"]]
+    single = [r for r in plain if not r["budgets"] and not r["curve"]]
+    path = DOCS / "benchmarks.md"
+    old = {part.split("\n")[0]: "## " + part for part in path.read_text().split("\n## ")[1:]} if path.exists() else {}
+    makers: dict[str, tuple[list[dict[str, Any]], Callable[[str, list[dict[str, Any]]], str]]] = {
+        "One evaluation a draw": (single, one_step),
+        "Budgets": (refined, lambda title, rows: ladder(title, REFINED, rows, "budgets.png")),
+        "From 1 to 128 evaluations": (curve, lambda title, rows: ladder(title, CURVE, rows, "curve.png")),
+        "Ablation": (ablated if not options.further else [], ablation),
+        "Further ablation": (ablated if options.further else [], ablation),
+    }
+    page = [HEAD]
+    for title, (given, make) in makers.items():
+        if given:
+            page.append(make(title, given))
+        elif title in old:
+            page.append(old[title].rstrip("\n") + "\n")
+    path.write_text("\n".join([*page, ESTIMATORS]))
 
 
 if __name__ == "__main__":

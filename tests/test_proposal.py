@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from numpyro_onestep import base as base_
+from numpyro_onestep import block, flow
+from numpyro_onestep.losses import Problem
+from numpyro_onestep.mixture_vi import Mixture
+from numpyro_onestep.network import StepNetwork
+from numpyro_onestep.proposal import Flow, pool, propose, propose_once
+from numpyro_onestep.target import safe_log_density
+
+BASE = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, 2)), jnp.eye(2)[None]))
+PROBLEM = Problem(BASE, safe_log_density(lambda u: -0.5 * u @ u))
+
+
+def make(key):
+    return Flow(StepNetwork(2, num_blocks=2, width=16, rng_key=key), PROBLEM)
+
+
+@pytest.mark.parametrize("factor", [1.0, -1.0])
+def test_the_certificate_counts_the_draws_that_fold(monkeypatch, getkey, factor):
+    # with ridges of negative sign a block is no longer monotone everywhere
+    step = StepNetwork.step
+    monkeypatch.setattr(
+        StepNetwork, "step", lambda self, t, d: (p := step(self, t, d))._replace(ridge=factor * p.ridge)
+    )
+    trained, key = make(getkey()), getkey()
+    fresh = propose_once(trained, key, 2000, 1, check_folds=True)
+    blocks = flow.blocks_of(trained.network, 1)
+
+    @jax.vmap
+    def indefinite(x):
+        def lowest(x, p):
+            return block.apply(p, x), jnp.linalg.eigvalsh(jax.jacfwd(lambda x: block.apply(p, x))(x))[0]
+
+        return jnp.any(jax.lax.scan(lowest, x, blocks)[1] <= 0)
+
+    expected = indefinite(base_.sample(BASE, key, 2000))
+    if factor > 0:
+        assert not np.any(expected)
+        assert not np.any(fresh.folded)
+    else:
+        assert 0.05 < np.mean(expected) < 0.95
+        # every indefinite Jacobian counts, whatever the sign of its determinant, and so does a way back that misses
+        assert np.all(fresh.folded[expected])
+        assert np.all(np.isnan(fresh.log_weights[expected]))
+
+
+def test_pooled_draws_alternate_and_keep_their_own_weights(getkey):
+    flows = [make(getkey()), make(getkey())]
+    key = getkey()
+    together = pool(flows, key, 7, 1)
+    first, second = (propose(f, k, 4, 1) for f, k in zip(flows, random.split(key), strict=True))
+    np.testing.assert_array_equal(together.points[::2], first.points)
+    np.testing.assert_array_equal(together.points[1::2], second.points[:3])
+    np.testing.assert_array_equal(together.log_weights[1::2], second.log_weights[:3])
