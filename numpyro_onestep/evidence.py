@@ -24,6 +24,10 @@ __all__ = ["Evidence", "estimate", "evidence"]
 
 _NUM_PROPOSALS = 4096
 _TOLERANCE = 0.05  # nats of log Z
+_MANY_MODES = (
+    "note: the target has more than 63 modes, or nearly as many places that look like one. The flow was trained from one "
+    "broad Gaussian over all of them; a mode lost among so many may go unseen."
+)
 _MAX_EXCESS = 0.25  # nats of the upper bound over what the flow implies
 
 
@@ -204,4 +208,7 @@ def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS, au
         audited = audit(kernel, flows, log_z, random.fold_in(rng_key, 1), *given)
     failures = [] if audited is None else describe(kernel, audited, *given)
     log_ratios = None if audited is None else np.asarray(audited.log_ratios)
-    return estimate(replicates, kernel.setup.caveats, kernel.setup.notes, failures, log_ratios)
+    notes = kernel.setup.notes
+    if any(bool(trained.problem.base.annealed) for trained in flows):
+        notes += (_MANY_MODES,)
+    return estimate(replicates, kernel.setup.caveats, notes, failures, log_ratios)

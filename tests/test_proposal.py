@@ -20,7 +20,7 @@ def make(key):
     return Flow(StepNetwork(2, num_blocks=2, width=16, rng_key=key), PROBLEM)
 
 
-@pytest.mark.parametrize("factor", [1.0, -1.0])
+@pytest.mark.parametrize("factor", [1.0, -1.5])
 def test_the_certificate_counts_the_draws_that_fold(monkeypatch, getkey, factor):
     # with ridges of negative sign a block is no longer monotone everywhere
     step = StepNetwork.step
@@ -43,7 +43,7 @@ def test_the_certificate_counts_the_draws_that_fold(monkeypatch, getkey, factor)
         assert not np.any(expected)
         assert not np.any(fresh.folded)
     else:
-        assert 0.05 < np.mean(expected) < 0.95
+        assert 0.02 < np.mean(expected) < 0.98
         # every indefinite Jacobian counts, whatever the sign of its determinant, and so does a way back that misses
         assert np.all(fresh.folded[expected])
         assert np.all(np.isnan(fresh.log_weights[expected]))
