@@ -316,7 +316,7 @@ def measure(name: str, seed: int, nuts: bool = False) -> dict[str, Any]:
 
 def show(row: dict[str, Any]) -> None:
     """One line of the table."""
-    cells = [f"{row[c]:{w}.3f}" if isinstance(row[c], float) else f"{row[c]!s:>{w}}" for c, w in COLUMNS.items()]
+    cells = [f"{row[c]:{w}.4f}" if isinstance(row[c], float) else f"{row[c]!s:>{w}}" for c, w in COLUMNS.items()]
     print(f"{row['posterior']:44}" + "".join(cells), flush=True)
 
 
