@@ -4,33 +4,42 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jax import random
+from numpyro.infer import MCMC
 
-from numpyro_onestep.evidence import Evidence
+from numpyro_onestep.evidence import Evidence, evidence
+from numpyro_onestep.inference_data import evidence_in, observed_in
+from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.sampler import OneStepSampler
 
 __all__ = ["compare"]
 
 
-def compare(models: Mapping[str, OneStepSampler | Evidence]) -> Any:
-    """Rank models of the same data by their log evidence, with equal prior probabilities.
+def compare(models: Mapping[str, Any], prior: Mapping[str, float] | None = None) -> Any:
+    """Rank models of the same data by their log evidence.
 
     Args:
-        models: name → sampler after `run`, or its `Evidence`.
+        models: name → `OneStepSampler` or stock `MCMC` with a `OneStep` kernel after `run`, an `Evidence`, or the ArviZ
+            data of `to_inference_data`.
+        prior: name → prior probability of each model, up to a common factor; equal by default.
 
     Returns:
-        A pandas DataFrame, best model first, with columns `log_z`, `std_error` (nats), `log_bayes_factor` of the best
-        model over this one and its standard error `log_bayes_factor_se`, `bayes_factor`, `probability` (posterior
-        model probability), `reliable` and `warnings`. Where an evidence is undefined these are nan and its model takes
-        no part in the probabilities.
+        A pandas DataFrame, highest log evidence first, with columns `log_z`, `std_error` (nats), `log_bayes_factor` of
+        the first model over this one (nats) and its standard error `log_bayes_factor_se`, `log10_bayes_factor`,
+        `bayes_factor`, `prior`, `probability` (posterior model probability), `reliable` and `warnings`. Where an
+        evidence is undefined these are nan and its model takes no part in the probabilities.
 
     Raises:
-        ValueError: if no model is given, or two of them saw different data.
-        TypeError: if a value is neither a sampler nor an `Evidence`.
+        ValueError: if no model is given, two of them saw different data, or `prior` does not fit the models.
+        TypeError: if a value is none of the above.
     """
     import pandas as pd
 
     if not models:
         raise ValueError("compare() needs at least one model.")
+    prior = dict.fromkeys(models, 1.0) if prior is None else dict(prior)
+    if set(prior) != set(models) or not all(np.isfinite(p) and p > 0 for p in prior.values()):
+        raise ValueError(f"`prior` needs one positive number for each of {', '.join(models)}, not {prior}.")
     _check_same_data(models)
     results = {name: _evidence_of(name, model) for name, model in models.items()}
     table = pd.DataFrame.from_dict(
@@ -40,25 +49,41 @@ def compare(models: Mapping[str, OneStepSampler | Evidence]) -> Any:
     factor = best["log_z"] - table["log_z"]
     error = np.hypot(best["std_error"], table["std_error"])
     error[table.index == table.index[0]] = 0.0
-    weights = np.exp(-factor)
+    before = np.array([prior[name] for name in table.index]) / sum(prior.values())
+    weights = before * np.exp(-factor)
     table["log_bayes_factor"], table["log_bayes_factor_se"] = factor, error
+    table["log10_bayes_factor"] = factor / np.log(10)
     table["bayes_factor"] = np.exp(factor)
+    table["prior"] = before
     table["probability"] = weights / weights.sum()
     table["reliable"] = [results[name].reliable for name in table.index]
     table["warnings"] = ["; ".join(results[name].warnings) for name in table.index]
     return table
 
 
+def _is_arviz(model: Any) -> bool:
+    return hasattr(model, "posterior") or (hasattr(model, "children") and "posterior" in model.children)
+
+
+def _observed_of(model: Any) -> np.ndarray | None:
+    """All observed values in rising order, None where they are not known."""
+    if isinstance(model, OneStepSampler):
+        return model._observed
+    if isinstance(model, MCMC) and isinstance(model.sampler, OneStep):
+        return model.sampler.setup.observed
+    return observed_in(model) if _is_arviz(model) else None
+
+
 def _check_same_data(models: Mapping[str, Any]) -> None:
     """The observed values of all models whose data are known must be the same, in whatever sites and order."""
     first: tuple[str, np.ndarray] | None = None
     for name, model in models.items():
-        observed = model._observed if isinstance(model, OneStepSampler) else None
+        observed = _observed_of(model)
         if observed is None:
             continue
         if first is None:
             first = name, observed
-        elif not np.array_equal(observed, first[1], equal_nan=True):
+        elif observed.shape != first[1].shape or not np.allclose(observed, first[1], rtol=1e-6, equal_nan=True):
             raise ValueError(
                 f"Models '{first[0]}' and '{name}' have different observed data ({first[1].size} and {observed.size} "
                 "values): their evidences cannot be ranked. Condition both on the same values, on the same scale."
@@ -70,4 +95,11 @@ def _evidence_of(name: str, model: Any) -> Evidence:
         return model
     if isinstance(model, OneStepSampler):
         return model.evidence
-    raise TypeError(f"compare() takes OneStepSampler or Evidence values; '{name}' is a {type(model).__name__}.")
+    if isinstance(model, MCMC) and isinstance(model.sampler, OneStep):
+        return evidence(model, random.key(0))
+    if _is_arviz(model):
+        return evidence_in(name, model)
+    raise TypeError(
+        "compare() takes runs of a OneStep kernel, Evidence values and the ArviZ data of `to_inference_data`; "
+        f"'{name}' is a {type(model).__name__}."
+    )

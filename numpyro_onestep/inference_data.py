@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 from jax import random
 
+from numpyro_onestep.evidence import Evidence
 from numpyro_onestep.sampler import OneStepSampler
 from numpyro_onestep.state import trained_flows
 
-__all__ = ["to_inference_data"]
+__all__ = ["evidence_in", "observed_in", "to_inference_data"]
 
 _NUM_PROPOSALS = 1024
 
@@ -49,3 +50,37 @@ def _attributes(sampler: OneStepSampler) -> dict[str, float | str]:
         "evidence_reliable": str(e.reliable),
         "evidence_warnings": "\n".join(e.warnings),
     }
+
+
+def evidence_in(name: str, data: Any) -> Evidence:
+    """The evidence that `to_inference_data` wrote into the attributes of ArviZ data; `name` is for the error.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    attrs = data["posterior"].attrs
+    if "log_z" not in attrs:
+        raise ValueError(f"'{name}' holds no evidence: make it with `OneStepSampler.to_inference_data`.")
+    warnings = attrs["evidence_warnings"]
+    return Evidence(
+        log_z=float(attrs["log_z"]),
+        std_error=float(attrs["log_z_std_error"]),
+        elbo=float(attrs["elbo"]),
+        eubo=float(attrs["eubo"]),
+        ess=float(attrs["proposal_ess"]),
+        pareto_k=float(attrs["pareto_k"]),
+        fold_fraction=float(attrs["fold_fraction"]),
+        num_proposals=int(attrs["num_proposals"]),
+        num_replicates=int(attrs["num_replicates"]),
+        reliable=attrs["evidence_reliable"] == "True",
+        warnings=tuple(warnings.split("\n")) if warnings else (),
+    )
+
+
+def observed_in(data: Any) -> np.ndarray | None:
+    """All values of the group `observed_data` in rising order; None if there is no such group."""
+    groups = data.children if hasattr(data, "children") else data.groups()
+    if "observed_data" not in groups:
+        return None
+    values = data["observed_data"].data_vars.values()
+    return np.sort(np.concatenate([np.zeros(0), *(np.ravel(v).astype(float) for v in values)]))

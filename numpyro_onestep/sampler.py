@@ -86,10 +86,9 @@ class OneStepSampler(MCMC):
         self._kwargs: dict[str, Any] = {}
         self._evidence: Evidence | None = None
         self._evidence_key: Array | None = None
-        self._observed: np.ndarray | None = None  # the observed values of the last training, for `compare`
-        self._audited: tuple[Any, Audit | None] | None = (
-            None  # the flow and the arguments that were audited, and the audit
-        )
+        self._observed: np.ndarray | None = None  # the observed values of the last run, for `compare`
+        # the flow and the arguments that were audited, and the audit
+        self._audited: tuple[Any, Audit | None] | None = None
 
     def run(  # type: ignore[override]
         self, rng_key: Array, *args: Any, extra_fields: tuple[str, ...] = (), init_params: Any = None, **kwargs: Any
@@ -114,8 +113,10 @@ class OneStepSampler(MCMC):
         state = self._warmup_state
         if state is None:
             state = self._train(key_train, init_params)
-        elif self.sampler._setup is None:
+        elif self.sampler._setup is None or self.sampler.model is not None:
+            # the data may be others than those of the training
             self.sampler.prepare(key_train, self._one(init_params), args, kwargs)
+            self._observed = self.sampler.setup.observed
         self._draw_chains(key_draw, state, extra_fields)
 
     def warmup(  # type: ignore[override]

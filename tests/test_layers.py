@@ -18,7 +18,8 @@ LAYERS = [
     {"evidence", "fit"},
     {"checkpoint"},
     {"sampler"},
-    {"compare", "inference_data", "plots"},
+    {"inference_data", "plots"},
+    {"compare"},
     {"__init__"},
 ]
 LAYER = {module: i for i, layer in enumerate(LAYERS) for module in layer}

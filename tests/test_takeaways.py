@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from jax import random
 from models import FEATURES, TARGETS, regression
+from numpyro.infer import MCMC
 
 from numpyro_onestep import Evidence, OneStep, OneStepSampler, compare
 from numpyro_onestep.plots import plot_draws, plot_weights
@@ -73,6 +74,34 @@ def test_compare_leaves_undefined_evidence_out(fitted):
         compare({"x": 3})
 
 
+def test_compare_takes_whatever_holds_an_evidence(fitted):
+    mcmc = MCMC(OneStep(regression), num_warmup=20, num_samples=10, progress_bar=False)
+    mcmc.run(random.key(0), FEATURES, TARGETS)
+    models = {"ours": fitted, "stock": mcmc, "stored": fitted.to_inference_data(), "number": fitted.evidence}
+    table = compare(models)
+    assert np.allclose(table["log_z"], fitted.evidence.log_z, atol=0.02)
+    assert table.loc["stored", "log_z"] == table.loc["number", "log_z"] == table.loc["ours", "log_z"]
+    assert np.allclose(table["probability"], 0.25, atol=0.01)
+    other = MCMC(OneStep(regression), num_warmup=20, num_samples=10, progress_bar=False)
+    other.run(random.key(0), FEATURES, TARGETS + 1)
+    with pytest.raises(ValueError, match="'stored' and 'other' have different"):
+        compare({"stored": fitted.to_inference_data(), "other": other})
+    with pytest.raises(ValueError, match="'plain' holds no evidence"):
+        compare({"plain": az.from_numpyro(fitted)})
+
+
+def test_compare_with_prior_probabilities():
+    models = {"worse": make(-3.0), "better": make(-1.0)}
+    table = compare(models, prior={"worse": 3.0, "better": 1.0})
+    assert table.loc["worse", "prior"] == 0.75
+    odds = table.loc["better", "probability"] / table.loc["worse", "probability"]
+    assert odds == pytest.approx(np.exp(2.0) / 3)
+    assert table.loc["worse", "log10_bayes_factor"] == pytest.approx(2.0 / np.log(10))
+    for prior in ({"worse": 1.0}, {"worse": 1.0, "better": -1.0}, {"worse": 1.0, "better": 1.0, "third": 1.0}):
+        with pytest.raises(ValueError, match="`prior` needs one positive number"):
+            compare(models, prior=prior)
+
+
 def test_plots(fitted):
     import matplotlib
 
@@ -89,6 +118,11 @@ def test_plots(fitted):
 def test_compare_refuses_different_data(fitted):
     other = OneStepSampler(OneStep(regression), num_warmup=20, num_samples=10, progress_bar=False)
     other.run(random.key(0), FEATURES, TARGETS + 1)
+    again = OneStepSampler(OneStep(regression), num_warmup=20, num_samples=10, progress_bar=False)
+    again.warmup(random.key(0), FEATURES, TARGETS)
+    again.run(random.key(0), FEATURES, TARGETS + 1)  # the flow is kept, the data are not
+    with pytest.raises(ValueError, match="'a' and 'again' have different"):
+        compare({"a": fitted, "again": again})
     with pytest.raises(ValueError, match="'a' and 'b' have different observed data"):
         compare({"a": fitted, "b": other})
     backwards = OneStepSampler(OneStep(regression), num_warmup=20, num_samples=10, progress_bar=False)
