@@ -11,6 +11,7 @@ __all__ = ["effective_sample_size", "log_mean_weight", "pareto_k", "pareto_k_thr
 def effective_sample_size(log_weights: Array) -> Array:
     """(Σw)² / Σw², a count between 1 and N (Kong 1992); 0 where no weight is positive."""
     finite = jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
+    finite = finite - jnp.max(finite)  # or large log weights cost digits
     ess = jnp.exp(2 * logsumexp(finite) - logsumexp(2 * finite))
     return jnp.where(jnp.isfinite(ess), ess, 0.0)
 

@@ -291,13 +291,12 @@ def measure(name: str, seed: int, nuts: bool = False) -> dict[str, Any]:
     """The row of one posterior."""
     data, reference = load(name)
     model = partial(POSTERIORS[name], data)
+    common: dict[str, Any] = {"num_chains": 4, "progress_bar": False}
     if nuts:
         kernel = NUTS(model, dense_mass=True)
-        sampler = MCMC(
-            kernel, num_warmup=1000, num_samples=1000, num_chains=4, chain_method="vectorized", progress_bar=False
-        )
+        sampler = MCMC(kernel, num_warmup=1000, num_samples=1000, chain_method="vectorized", **common)
     else:
-        sampler = OneStepSampler(OneStep(model), num_samples=2500, num_chains=4, progress_bar=False)
+        sampler = OneStepSampler(OneStep(model), num_samples=2500, **common)
     start = time.perf_counter()
     sampler.run(random.key(seed))
     samples: Any = sampler.get_samples(group_by_chain=True)

@@ -60,10 +60,9 @@ class Flow:
     """The trained map of one budget, with what is measured on it."""
 
     def __init__(self, sampler: OneStepSampler, num_steps: int):
-        state = sampler.last_state
-        self.base = state.base
-        self.problem = sampler._problem(state)
-        self.blocks = flow.blocks_of(state.train.best, num_steps)
+        (trained,) = sampler.sampler.flows(sampler.last_state, (), {})
+        self.base, self.problem = trained.problem.base, trained.problem
+        self.blocks = flow.blocks_of(trained.network, num_steps)
 
     def folds_and_inverted(self, rng_key: jax.Array, inflate: float, num_draws: int = 2048) -> tuple[float, float]:
         """Share of base draws at which the map is not locally injective, and share that its inverse recovers."""
@@ -111,7 +110,7 @@ def sinkhorn_ratio(draws: jax.Array, exact: jax.Array, again: jax.Array) -> floa
 
 
 def training_gradients(sampler: OneStepSampler) -> float:
-    """Millions of target gradients: of the optimiser, of the audit's search, and at most so many of the base's."""
+    """Millions of target gradients: of the optimiser, and at most so many of the audit and of the base's search."""
     state = sampler.last_state
     config, num_warmup = sampler.sampler.train_config(state.base.dim), sampler.num_warmup
     total, done = 0, int(state.train.iteration)
@@ -121,7 +120,7 @@ def training_gradients(sampler: OneStepSampler) -> float:
         longer = bool(state.base.annealed) and index == 0
         steps = -(-3 * stage.steps_per_iteration // 2) if longer else stage.steps_per_iteration
         total += iterations * steps * sum(getattr(loss, "batch_size", 0) for loss in stage.losses)
-    audit = 384 * 400 if sampler.sampler.coverage_audit else 0
+    audit = 384 * (400 + 60 * 3 * 8) if sampler.sampler.coverage_audit else 0
     return (total + audit + search_gradients(state.base.dim, len(state.base.mixture.means))) / 1e6
 
 
