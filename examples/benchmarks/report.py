@@ -45,12 +45,12 @@ right wherever the map does not fold, at one step too (at two steps 1.5 % of thi
 """
 
 
-POSTERIORDB = """`python examples/benchmarks/posteriordb.py`: twelve posteriors of the posteriordb database, default settings
-with the audit, float32, seed 0. Means and standard deviations of 10,000 corrected draws against the database's 10,000
-reference draws, the worst over all parameters; a posterior agrees within .1 sd and 10 %. Where a prior is improper log Z
-is undefined. `one_comp_mm_elim_abs` has two parameters with hardly a variance: in the reference draws the ten chains'
-own standard deviations of one of them run from 4.2 to 11.1, so there the agreement of standard deviations is partly
-luck."""
+POSTERIORDB = """`python examples/benchmarks/posteriordb.py`: twelve posteriors of the posteriordb database, default
+settings with the audit, float32, seed 0. Means and standard deviations of 10,000 corrected draws against the
+database's 10,000 reference draws, the worst over all parameters; a posterior agrees within .1 sd and 10 %. Where a
+prior is improper log Z is undefined. `one_comp_mm_elim_abs` has two parameters with hardly a variance: in the
+reference draws the ten chains' own standard deviations of one of them run from 4.2 to 11.1, so there the agreement of
+standard deviations is partly luck."""
 REFINED = "From one training with `budgets=(2, 4, 8)`, evaluations a draw in the columns."
 CURVE = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --budgets 2 4 8 --curve`), evaluations a draw in the
 columns. From 16 on it is the one-step map without corrections, in smaller and smaller steps."""
