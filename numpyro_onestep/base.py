@@ -65,7 +65,8 @@ def sample(base: Base, rng_key: Array, num_draws: int, inflate: float | Array = 
     key_heavy, key_stretch = random.split(random.fold_in(rng_key, 1))
     heavy = random.uniform(key_heavy, (num_draws, 1), dtype) < base.heavy_share
     # a normal over the root of a mean-one exponential is Student-t with 2 degrees of freedom
-    inflate = inflate * jnp.where(heavy, random.exponential(key_stretch, (num_draws, 1), dtype) ** -0.5, 1.0)
+    stretch = jnp.maximum(random.exponential(key_stretch, (num_draws, 1), dtype), 1e-8) ** -0.5
+    inflate = inflate * jnp.where(heavy, stretch, 1.0)
     if base.mixture.means.shape[0] == 1:
         return inflate * random.normal(rng_key, (num_draws, base.dim), dtype)
     return mixture_vi.sample(base.mixture, rng_key, num_draws, inflate)

@@ -39,7 +39,7 @@ def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], 
     """A function (rng_key, center) → base for `target`, with its stages compiled once.
 
     Under a JAX transformation of the key or the center no decision can be taken on values, and a fixed mixture of one
-    Gaussian and the best eight modes is fitted, unused components without weight.
+    Gaussian and the best eight modes is fitted, unused components without weight; conditional scales are not tried.
 
     Raises (from the function, outside of transformations):
         ValueError: if the density is finite at none of the starts.
@@ -53,11 +53,12 @@ def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], 
     fit_tails = jit_once(lambda key, base: _fit_tails(target, key, base))
 
     def search(rng_key: Array, center: Array) -> Base:
-        key_ascend, key_one, key_many, key_scales = random.split(rng_key, 4)
-        key_axes, key_tails = random.fold_in(key_one, 1), random.fold_in(key_scales, 1)
+        key_ascend, key_one, key_many, key_scales, key_tails = random.split(rng_key, 5)
+        key_axes = random.fold_in(key_one, 1)
         starts, ends, picked, num_distinct = ascend(key_ascend, center)
         if isinstance(num_distinct, Tracer):
-            return _search_traced(fit_one, fit_many, key_one, key_many, polish(ends[picked[:_FEW_MODES]]), starts)
+            mixture = _search_traced(fit_one, fit_many, key_one, key_many, polish(ends[picked[:_FEW_MODES]]), starts)
+            return _cap(fit_tails(key_tails, mixture))
         if int(num_distinct) == 0:
             raise ValueError(
                 f"The log density is not finite at any of {_NUM_STARTS} starting points (spread init_scale={init_scale}"
@@ -94,7 +95,7 @@ def extend(target: LogDensity, rng_key: Array, base: Base, regions: Mixture) -> 
     q = q._replace(log_weights=jnp.full_like(q.log_weights, -jnp.log(len(q.log_weights))))
     key_refine, key_tails = random.split(rng_key)
     refined = whiten(jit_once(lambda key, q: _refine(target, key, q))(key_refine, q)[0])
-    return jit_once(lambda key, base: _fit_tails(target, key, base))(key_tails, refined)
+    return _cap(jit_once(lambda key, base: _fit_tails(target, key, base))(key_tails, refined))
 
 
 def _ascend(target: LogDensity, init_scale: float, rng_key: Array, center: Array) -> tuple[Array, ...]:
@@ -181,7 +182,7 @@ def _fit_tails(target: LogDensity, rng_key: Array, base: Base) -> Base:
         ratio = jnp.exp(log_p - jax.vmap(lambda u: log_prob(half, u))(u))  # at most 2
         return jnp.sum(jnp.where(ratio > 0, ratio * (value - log_p), 0.0)) / jnp.sum(ratio)
 
-    keep = (shares[1] > _MIN_HEAVY_SHARE) & (elbo(heavy) > elbo(base)) & ~base.annealed
+    keep = (shares[1] > _MIN_HEAVY_SHARE) & (elbo(heavy) > elbo(base))
     return base._replace(heavy_share=jnp.where(keep, heavy.heavy_share, 0.0))
 
 

@@ -15,7 +15,7 @@ from numpyro_onestep.evidence import Evidence
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.network import StepNetwork
-from numpyro_onestep.state import trained_flows
+from numpyro_onestep.state import check_dim, trained_flows
 
 __all__ = ["load", "save"]
 
@@ -27,10 +27,12 @@ def save(sampler: Any, path: str | Path) -> None:
     """Write flow, base, model arguments, draws and evidence.
 
     Raises:
-        ValueError: if nothing was trained.
+        ValueError: if nothing was trained, or the chains trained on bases of their own.
         TypeError: if a model argument or parameter is not made of arrays, numbers, strings, None, lists, tuples, dicts.
     """
     flows = trained_flows(sampler.last_state)
+    if jnp.ndim(sampler.last_state.base.annealed) > 0:
+        raise ValueError("save() stores flows on one base; the chains of this state each trained on their own.")
     setup = sampler.sampler.setup
     content = {
         "format": _FORMAT,
@@ -70,18 +72,14 @@ def load(cls: Any, path: str | Path, kernel: OneStep) -> Any:
     key = random.key(0)
     init_params = jax.tree.map(jnp.asarray, _decode(content["init_params"]))
     kernel.prepare(key, init_params, sampler._args, sampler._kwargs)
-    if kernel.setup.center.shape != (base.dim,):
-        raise ValueError(
-            f"{path} holds a flow in {base.dim} dimensions, but the model has "
-            f"{kernel.setup.center.shape[0]}: was it saved from another model or other data?"
-        )
+    check_dim(base, kernel.setup.center)
     trained = kernel.init_training(key, base, sampler.num_warmup, sampler._args, sampler._kwargs)
     networks = [StepNetwork.from_arrays(_decode(arrays)) for arrays in content["networks"]]
     best = networks[0] if len(networks) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
     done = trained._replace(best=best, iteration=trained.num_iterations, done=jnp.ones_like(trained.done))
-    sampler._last_state = sampler._warmup_state = kernel.resumed_state(
-        random.split(key, sampler.num_chains), base, done
-    )
+    keys = key if sampler.num_chains == 1 else random.split(key, sampler.num_chains)
+    sampler._last_state = sampler._warmup_state = kernel.resumed_state(keys, base, done)
+    sampler._observed = kernel.setup.observed
     sampler._states = _decode(content["states"])
     sampler._evidence = Evidence(**_decode(content["evidence"]))
     return sampler

@@ -36,12 +36,13 @@ class Evidence(NamedTuple):
 
     Attributes:
         log_z: log of the mean weight of fresh proposals; nan where the evidence is undefined.
-        std_error: its standard error, the spread between replicates included.
+        std_error: its standard error, the spread between replicates and what a heavy tail may hold included.
         elbo: mean log weight of the proposals, the DF-ELBO: a lower bound of log Z in expectation.
         eubo: the DF-EUBO, an upper bound of log Z in expectation, from posterior draws that do not come from the flow;
             nan where it was not estimated.
         ess: effective sample size of the weights, a count out of `num_proposals`.
-        pareto_k: shape of the weights' tail; trust below min(1 − 1/log10 N, .7).
+        pareto_k: shape of the weights' tail; trust below min(1 − 1/log10 N, .7), or where a note says that the
+            tail holds next to nothing.
         fold_fraction: share of proposals where the map is not injective or its inverse does not return.
         num_proposals: number of fresh proposals.
         num_replicates: number of independently trained flows.
@@ -84,12 +85,14 @@ def estimate(
         each = np.array([log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates])
         std_error = float(np.hypot(std_error, each.std(ddof=1) / np.sqrt(len(each))))
     folds = float(np.mean(np.concatenate([np.asarray(r.folded) for r in replicates])))
-    finite = np.isfinite(log_w)
+    ratios = np.zeros(0) if log_ratios is None else np.asarray(log_ratios, np.float64)
+    ratios = ratios[~np.isnan(ratios)]  # where the tempering did not arrive
+    usable = ratios[np.isfinite(ratios)]
     result = Evidence(
         log_z=log_z,
         std_error=std_error,
         elbo=float(np.mean(np.where(np.isnan(log_w), -np.inf, log_w))),
-        eubo=float("nan") if log_ratios is None else float(np.mean(np.asarray(log_ratios, np.float64))),
+        eubo=float(np.mean(usable)) if len(usable) else float("nan"),
         ess=float(effective_sample_size(jnp.asarray(log_w))),
         pareto_k=pareto_k(log_w),
         fold_fraction=folds,
@@ -98,55 +101,70 @@ def estimate(
         reliable=True,
         warnings=(),
     )
-    failures = [*failures, *_failures(result, float(np.mean(~finite)), log_w)]
+    failures = [*failures, *_failures(result, float(np.mean(~np.isfinite(log_w))), log_w)]
     if np.isfinite(log_z):
-        if log_ratios is not None:
-            failures += _sandwich_failures(result, log_w, np.asarray(log_ratios, np.float64))
-        tail_failures, tail_notes = _tail(result, log_w)
-        failures, notes = [*failures, *tail_failures], [*tail_notes, *notes]
+        misses = _sandwich_failures(result, log_w, usable, len(ratios))
+        result, tail_failures, tail_notes = _tail(result, log_w, bounded=len(usable) > 0 and not misses)
+        failures, notes = [*failures, *misses, *tail_failures], [*tail_notes, *notes]
+        if log_ratios is not None and len(ratios) == 0:
+            notes.append("note: there is no upper bound of log Z: the tempering did not reach the target.")
     if caveats:
         result = result._replace(log_z=float("nan"), std_error=float("nan"))
         failures = [f"The evidence is undefined: {caveat}" for caveat in caveats] + failures
     return result._replace(reliable=not failures, warnings=(*failures, *notes))
 
 
-def _tail(e: Evidence, log_w: np.ndarray) -> tuple[list[str], list[str]]:
-    """A failure or a note where the weights' tail is heavy."""
+def _tail(e: Evidence, log_w: np.ndarray, bounded: bool) -> tuple[Evidence, list[str], list[str]]:
+    """A failure where the weights' tail is heavy, or a note and a wider error where it holds next to nothing.
+
+    The second only if log Z is `bounded` from above by other draws: what a tail holds that no draw reached, the weights
+    themselves cannot tell.
+    """
     threshold = pareto_k_threshold(e.num_proposals)
     if not e.pareto_k > threshold:
-        return [], []
+        return e, [], []
     error = tail_error(log_w, e.pareto_k)
-    if error > _TOLERANCE:
-        return [
+    if error > _TOLERANCE or not bounded:
+        failure = (
             f"Pareto k {e.pareto_k:.2f} is above {threshold:.2f}: few draws carry the weight, so log_z and its error "
             "are not to be trusted. Train longer (num_warmup) or use more steps (num_steps)."
-        ], []
-    return [], [
-        f"note: Pareto k {e.pareto_k:.2f} is above {threshold:.2f}, but the tail holds so little that log_z can miss "
-        f"about {error:.1g} nats at most."
-    ]
+        )
+        return e, [failure], []
+    note = (
+        f"note: Pareto k {e.pareto_k:.2f} is above {threshold:.2f}, but the tail as far as it was seen holds little: "
+        f"its {error:.1g} nats are in the error of log_z."
+    )
+    return e._replace(std_error=float(np.hypot(e.std_error, error))), [], [note]
 
 
-def _sandwich_failures(e: Evidence, log_w: np.ndarray, log_ratios: np.ndarray) -> list[str]:
+def _sandwich_failures(e: Evidence, log_w: np.ndarray, log_ratios: np.ndarray, num_draws: int) -> list[str]:
     """Whether posterior draws made without the flow have higher weights than the flow's own draws can account for.
 
     Both E_p[log w] from the flow's draws, each weighted by w, and the DF-EUBO estimate the same number, unless the flow
-    misses mass that the other draws see.
+    misses mass that the other draws see. `log_ratios` are the finite ones of `num_draws`.
     """
-    if np.isnan(e.eubo):
-        return []
+    failures = []
+    lost = 1 - len(log_ratios) / max(num_draws, 1)
+    if num_draws and lost > 0.01:
+        failures.append(
+            f"{100 * lost:.1f} % of the posterior draws made without the flow cannot be carried back through it: they "
+            "are out of its reach, or precision is lost. Enable float64 (numpyro.enable_x64()) or train longer."
+        )
+    if len(log_ratios) == 0:
+        return failures
     finite = log_w[np.isfinite(log_w)]
     share = np.exp(finite - e.log_z) / len(log_w)
     expected = np.sum(share * finite)
     excess = e.eubo - expected
-    spread = np.std(log_ratios) if np.isfinite(e.eubo) else 0.0
-    error = np.hypot(spread / len(log_ratios) ** 0.5, np.std(share * (finite - expected)) * len(finite) ** 0.5)
-    if excess <= _MAX_EXCESS + 2 * error:
-        return []
-    return [
-        f"The upper bound of log Z, {e.eubo:.3f}, from posterior draws made without the flow, is {excess:.2f} nats "
-        "above what the flow's own draws imply: it misses mass. Train longer (num_warmup) or raise `init_scale`."
-    ]
+    error = np.hypot(
+        np.std(log_ratios) / len(log_ratios) ** 0.5, np.std(share * (finite - expected)) * len(finite) ** 0.5
+    )
+    if excess > _MAX_EXCESS + 2 * error:
+        failures.append(
+            f"The upper bound of log Z, {e.eubo:.3f}, from posterior draws made without the flow, is {excess:.2f} nats "
+            "above what the flow's own draws imply: it misses mass. Train longer (num_warmup) or raise `init_scale`."
+        )
+    return failures
 
 
 def _failures(e: Evidence, lost: float, log_w: np.ndarray) -> list[str]:
@@ -169,7 +187,8 @@ def _failures(e: Evidence, lost: float, log_w: np.ndarray) -> list[str]:
         )
     if e.std_error > 0.2:
         failures.append(f"The standard error of log_z is {e.std_error:.2f} nats: draw more proposals or train longer.")
-    rounding = float(np.max(np.abs(log_w[np.isfinite(log_w)]))) * float(jnp.finfo(jnp.result_type(float)).eps)
+    heavy = log_w[log_w > np.max(log_w) - 20]  # those that count
+    rounding = float(np.max(np.abs(heavy))) * float(jnp.finfo(jnp.result_type(float)).eps)
     if rounding > 0.01:
         failures.append(
             f"Log densities near {e.log_z:.3g} carry rounding errors of about {rounding:.2g} nats in this precision: "
@@ -201,11 +220,11 @@ def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS, au
     given = mcmc._args, mcmc._kwargs
     flows = kernel.flows(state, *given)  # type: ignore[arg-type]
     share = -(-num_proposals // len(flows))
-    keys = random.split(rng_key, len(flows))
+    *keys, key_audit = random.split(rng_key, len(flows) + 1)
     replicates = [propose(f, key, share, kernel.num_steps, True) for f, key in zip(flows, keys, strict=True)]
     if audited is None and kernel.coverage_audit:
         log_z = [log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates]
-        audited = audit(kernel, flows, log_z, random.fold_in(rng_key, 1), *given)
+        audited = audit(kernel, flows, log_z, key_audit, *given)
     failures = [] if audited is None else describe(kernel, audited, *given)
     log_ratios = None if audited is None else np.asarray(audited.log_ratios)
     notes = kernel.setup.notes

@@ -40,11 +40,12 @@ def fit(
 
     No retry where the base has conditional scales, which no mixture can keep, or is broad anyhow: it is only told.
     """
+    # the first three are those of `init`
+    key_audit, key_extend, key_train, key_again = random.split(rng_key, 7)[3:]
     state: Any = kernel.init(rng_key, num_warmup, init_params, args, kwargs)
     state = _train(kernel, state, num_warmup, args, kwargs, progress_bar)
     if not kernel.coverage_audit:
         return Fit(state, None)
-    key_audit, key_extend, key_train, key_again = random.split(random.fold_in(rng_key, 1), 4)
     found = _audit(kernel, state, key_audit, args, kwargs)
     base = state.base
     extensible = not bool(base.annealed) and not bool(jnp.any(influence(base.whitening) > 0))

@@ -322,10 +322,10 @@ class OneStep(MCMCKernel):
         log_weight: Array,
     ) -> tuple[Array, Any, Array, Array, Array, Array]:
         """A fresh proposal, of any one of the flows, and its acceptance, for one chain."""
-        rng_key, key_draw, key_pick, key_accept = random.split(rng_key, 4)
+        rng_key, key_draw, key_pick, key_accept, key_flow = random.split(rng_key, 5)
         network = trained.best
         if jnp.ndim(trained.iteration) > 0:
-            which = random.randint(random.fold_in(key_draw, 1), (), 0, len(trained.iteration))
+            which = random.randint(key_flow, (), 0, len(trained.iteration))
             network = jax.tree.map(lambda leaf: leaf[which], network)
         num = _NUM_RESAMPLED if self.correction == "resample" else 1
         fresh = propose_once(Flow(network, problem), key_draw, num, self.num_steps)

@@ -18,7 +18,7 @@ from numpyro_onestep.fit import fit
 from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.proposal import Flow, Proposals, pool
-from numpyro_onestep.state import OneStepState, same_leaves, trained_flows
+from numpyro_onestep.state import OneStepState, check_dim, same_leaves, trained_flows
 from numpyro_onestep.weights import resample
 
 __all__ = ["Draws", "OneStepSampler"]
@@ -117,6 +117,7 @@ class OneStepSampler(MCMC):
             # the data may be others than those of the training
             self.sampler.prepare(key_train, self._one(init_params), args, kwargs)
             self._observed = self.sampler.setup.observed
+            check_dim(trained_flows(state)[0].base, self.sampler.setup.center)  # type: ignore[arg-type]
         self._draw_chains(key_draw, state, extra_fields)
 
     def warmup(  # type: ignore[override]
@@ -144,13 +145,10 @@ class OneStepSampler(MCMC):
         """The log evidence from 4096 fresh proposals, computed at the first access."""
         result = self._evidence
         if result is None:
-            state: Any = self._last_state
-            trained_flows(state)
-            key = self._evidence_key
-            if key is None:
-                key = random.fold_in(jnp.ravel(state.train.rng_key)[0], 1)
+            trained_flows(self._last_state)  # or it says what is missing
             token, audit = self._audited or (None, None)
-            known = audit if same_leaves(token, self._audit_token(state)) else None
+            known = audit if same_leaves(token, self._audit_token(self._last_state)) else None
+            key: Any = self._evidence_key
             self._evidence = result = evidence_.evidence(self, key, audited=known)
         return result
 
@@ -281,7 +279,10 @@ class OneStepSampler(MCMC):
         self._states_flat = None
         last = {name: value[:, -1] for name, value in fields.items()}
         z = jax.vmap(self.sampler.setup.unravel)(points[:, -1])
-        self._last_state = state._replace(z=z, rng_key=random.split(key_state, shape[0]), **last)
+        chains = {"z": z, "rng_key": random.split(key_state, shape[0]), **last}
+        if shape[0] == 1:  # NumPyro's own single chain has no axis of chains
+            chains = jax.tree.map(lambda leaf: leaf[0], chains)
+        self._last_state = state._replace(**chains)
 
 
 def _correct(correction: str, rng_key: Array, log_weights: Array, shape: tuple[int, int]) -> tuple[Array, Array]:

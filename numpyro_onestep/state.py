@@ -10,7 +10,7 @@ from numpyro.util import is_prng_key
 from numpyro_onestep.base import Base
 from numpyro_onestep.train import TrainState
 
-__all__ = ["OneStepState", "first_state", "same_leaves", "trained_flows"]
+__all__ = ["OneStepState", "check_dim", "first_state", "same_leaves", "trained_flows"]
 
 
 class OneStepState(NamedTuple):
@@ -63,6 +63,15 @@ def first_state(rng_key: Array, z: Any, num_steps: int, base: Base | None, train
         base=base,
         train=trained,
     )
+
+
+def check_dim(base: Base, point: Array) -> None:
+    """Raise ValueError if a flow trained earlier has another dimension than the model's points."""
+    if point.shape != (base.dim,):
+        raise ValueError(
+            f"The trained flow has {base.dim} dimensions, but the model has {point.shape[0]}: was it trained on "
+            "another model, or on data of another shape? Train again."
+        )
 
 
 def trained_flows(state: Any) -> list[OneStepState]:

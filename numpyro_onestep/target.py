@@ -206,11 +206,8 @@ def _observed(model_trace: dict[str, dict[str, Any]]) -> np.ndarray | None:
 
 
 def _is_one(scale: Any) -> bool:
-    return _all_true(jnp.asarray(scale) == 1)
+    return not isinstance(scale, Tracer) and bool(np.all(np.asarray(scale) == 1))
 
 
-def _all_true(values: Any) -> bool:
-    try:
-        return bool(jnp.all(jnp.asarray(values)))
-    except jax.errors.TracerBoolConversionError:
-        return False
+def _all_true(mask: Any) -> bool:
+    return not isinstance(mask, Tracer) and bool(np.all(np.asarray(mask)))

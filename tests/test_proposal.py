@@ -44,7 +44,7 @@ def test_the_certificate_counts_the_draws_that_fold(monkeypatch, getkey, factor)
         assert not np.any(fresh.folded)
     else:
         assert 0.02 < np.mean(expected) < 0.98
-        # every indefinite Jacobian counts, whatever the sign of its determinant, and so does a way back that misses
+        # every indefinite Jacobian counts, whatever the sign of its determinant
         assert np.all(fresh.folded[expected])
         assert np.all(np.isnan(fresh.log_weights[expected]))
 
@@ -57,3 +57,12 @@ def test_pooled_draws_alternate_and_keep_their_own_weights(getkey):
     np.testing.assert_array_equal(together.points[::2], first.points)
     np.testing.assert_array_equal(together.points[1::2], second.points[:3])
     np.testing.assert_array_equal(together.log_weights[1::2], second.log_weights[:3])
+
+
+def test_the_certificate_counts_the_draws_whose_way_back_misses(monkeypatch, getkey):
+    inverse = flow.inverse
+    monkeypatch.setattr(flow, "inverse", lambda blocks, y: inverse(blocks, y) + jnp.where(y[0] > 0, 0.01, 0.0))
+    fresh = propose_once(make(getkey()), getkey(), 500, 1, check_folds=True)
+    assert np.all(np.isfinite(fresh.log_weights))
+    np.testing.assert_array_equal(fresh.folded, fresh.points[:, 0] > 0)
+    assert 0.2 < np.mean(fresh.folded) < 0.8

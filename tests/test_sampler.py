@@ -20,6 +20,7 @@ from numpyro.infer import MCMC, NUTS
 from numpyro_onestep import OneStep, OneStepSampler, evidence
 from numpyro_onestep.evidence import estimate
 from numpyro_onestep.proposal import Proposals, propose
+from numpyro_onestep.weights import log_mean_weight
 
 FAST = {"num_warmup": 30, "num_samples": 300, "progress_bar": False}
 
@@ -206,11 +207,11 @@ def test_replicates_widen_the_error_by_their_spread():
     assert e.num_replicates == 3
     assert e.num_proposals >= 4096
     assert abs(e.log_z - SKEWED_LOG_Z) < 5 * e.std_error + 1e-3
-    # as an error of three flows that differ, at least their spread over root three
-    each = [estimate([part], ()).log_z for part in replicates_of(sampler)]
-    assert np.std(each) > 0
-    together = estimate(replicates_of(sampler), ())
-    assert together.std_error > np.std(each, ddof=1) / np.sqrt(3)
+    parts = replicates_of(sampler)
+    each = [estimate([part], ()).log_z for part in parts]
+    within = log_mean_weight(np.concatenate([part.log_weights for part in parts]))[1]
+    together = estimate(parts, ()).std_error
+    assert together == pytest.approx(np.hypot(within, np.std(each, ddof=1) / np.sqrt(3)), rel=1e-4)
     assert sampler.draw(random.key(2), 50).samples["rate"].shape == (50,)
     with pytest.raises(ValueError, match="num_replicates"):
         OneStep(skewed, num_replicates=0)
@@ -237,10 +238,13 @@ def test_replicates_are_saved_and_work_in_stock_mcmc(tmp_path):
         OneStepSampler.load(tmp_path / "two", OneStep(skewed))
 
 
+def weighed(log_w):
+    num = len(log_w)
+    return Proposals(np.zeros((num, 1)), np.asarray(log_w), np.zeros(num), np.zeros(num, bool))
+
+
 def test_a_flow_below_the_upper_bound_is_told():
-    log_w = np.random.default_rng(0).normal(0, 0.1, 4096)
-    rest = {"points": np.zeros((4096, 1)), "potential_energy": np.zeros(4096), "folded": np.zeros(4096, bool)}
-    proposals = Proposals(log_weights=log_w, **rest)
+    proposals = weighed(np.random.default_rng(0).normal(0, 0.1, 4096))
     around = np.random.default_rng(1).normal(0.01, 0.1, 384)
     fine = estimate([proposals], (), log_ratios=around)
     assert fine.reliable
@@ -248,6 +252,64 @@ def test_a_flow_below_the_upper_bound_is_told():
     lost = estimate([proposals], (), log_ratios=np.where(np.arange(384) < 20, 30.0, around))
     assert not lost.reliable
     assert "upper bound" in lost.warnings[0]
+    # one flow whose tempering did not arrive does not hide what another one's tells
+    both = estimate([proposals], (), log_ratios=np.concatenate([np.full(384, np.nan), around + 20]))
+    assert not both.reliable
     unknown = estimate([proposals], (), log_ratios=np.full(384, np.nan))
-    assert unknown.reliable
     assert np.isnan(unknown.eubo)
+    assert unknown.warnings[0].startswith("note: there is no upper bound")
+    beyond = estimate([proposals], (), log_ratios=np.where(np.arange(384) < 20, np.inf, around))
+    assert not beyond.reliable
+    assert "carried back" in beyond.warnings[0]
+    assert np.isfinite(beyond.eubo)
+
+
+def test_a_heavy_tail_passes_only_under_an_upper_bound():
+    # a tenth of the mass in a Gaussian four times as wide, in ten dimensions, seen from the narrow one
+    dim, mass, scale = 10, 0.1, 4.0
+    rng = np.random.default_rng(3)
+
+    def log_ratio(x):
+        wide = -0.5 * np.sum(x**2, axis=1) / scale**2 - dim * np.log(scale)
+        narrow = -0.5 * np.sum(x**2, axis=1)
+        return np.logaddexp(np.log1p(-mass) + narrow, np.log(mass) + wide) - narrow
+
+    missed = weighed(log_ratio(rng.normal(size=(4096, dim))))
+    draws = rng.normal(size=(384, dim)) * np.where(rng.uniform(size=(384, 1)) < mass, scale, 1.0)
+    for ratios in (None, np.full(384, np.nan), log_ratio(draws)):
+        result = estimate([missed], (), log_ratios=ratios)
+        assert result.pareto_k > 0.7
+        assert not result.reliable
+
+    # a tail of the same shape that holds next to nothing, which the other draws confirm
+    negligible = weighed(1e-3 * (1 - rng.uniform(size=4096)) ** -0.9)
+    bound = rng.normal(float(np.mean(negligible.log_weights)), 0.01, 384)
+    result = estimate([negligible], (), log_ratios=bound)
+    assert result.pareto_k > 0.7
+    assert result.reliable
+    assert result.warnings[0].startswith("note: Pareto k")
+    assert result.std_error > 10 * estimate([weighed(np.zeros(4096))], ()).std_error + 1e-3
+    assert not estimate([negligible], ()).reliable
+
+
+def test_one_far_draw_does_not_count_as_lost_digits():
+    log_w = np.random.default_rng(0).normal(0, 0.1, 4096)
+    log_w[0] = -1.5e5
+    assert estimate([weighed(log_w)], ()).reliable
+    assert "rounding" in estimate([weighed(log_w + 3e5)], ()).warnings[-1]
+
+
+def test_a_single_chain_is_resumed_by_stock_mcmc():
+    sampler = OneStepSampler(OneStep(skewed), num_warmup=20, num_samples=50, num_chains=1, progress_bar=False)
+    sampler.run(random.key(0))
+    mcmc = MCMC(sampler.sampler, num_warmup=20, num_samples=400, progress_bar=False)
+    mcmc.post_warmup_state = sampler.last_state
+    mcmc.run(random.key(1))
+    assert float(mcmc.get_samples()["rate"].mean()) == pytest.approx(2.5, abs=0.3)
+
+
+def test_a_kept_flow_refuses_data_of_another_shape():
+    sampler = OneStepSampler(OneStep(regression), **FAST)
+    sampler.warmup(random.key(0), FEATURES, TARGETS)
+    with pytest.raises(ValueError, match="has 3 dimensions, but the model has 2"):
+        sampler.run(random.key(0), FEATURES[:, :2], TARGETS)

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -19,7 +20,7 @@ def likelihood(mu):
 
 
 def proper():
-    with mask(mask=True):
+    with mask(mask=np.array(True)):
         likelihood(numpyro.sample("mu", dist.Normal(0, 1)))
 
 
@@ -93,6 +94,18 @@ def test_undefined_evidence_is_explained(model, words):
 @pytest.mark.parametrize("model", [proper, unscaled, with_factor, masked_observations])
 def test_sound_evidence_has_no_caveat(model):
     assert setup_of(model).caveats == ()
+
+
+def test_constants_are_constants_under_a_transformation():
+    def caveats(model):
+        found = []
+        jax.jit(
+            lambda key: found.append(setup_model(key, model, (), {}, init_strategy=init_to_uniform).caveats) or key
+        )(random.key(0))
+        return found[0]
+
+    assert caveats(proper) == caveats(unscaled) == ()
+    assert caveats(scaled) != ()
 
 
 def test_a_factor_is_noted():

@@ -8,19 +8,12 @@ sys.path.insert(0, str(Path(__file__).parent))  # the gallery is a script, not a
 from gallery import ROGUES
 from verdict import judge
 
-MIN_SOLVED = 14
-WORDS = {}
+# all others must be solved
+MAY_BE_FLAGGED = {"nan island", "spike and slab"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ROGUES)
 def test_never_confidently_wrong(name):
     verdict = judge(ROGUES[name](), seed=0)
-    WORDS[name] = verdict.word
-    assert verdict.word in ("solved", "flagged"), verdict
-
-
-@pytest.mark.slow
-def test_most_are_solved():
-    assert len(WORDS) == len(ROGUES) >= 20, "run the whole gallery"
-    assert list(WORDS.values()).count("solved") >= MIN_SOLVED
+    assert verdict.word == "solved" or (name in MAY_BE_FLAGGED and verdict.word == "flagged"), verdict
