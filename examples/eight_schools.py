@@ -108,7 +108,7 @@ def main() -> None:
 
     e = sampler.evidence
     print(f"log evidence   {e.log_z:.4f} ± {e.std_error:.4f}   exact {EXACT_LOG_Z}")
-    print(f"DF-ELBO        {e.elbo:.4f}")
+    print(f"DF-ELBO        {e.elbo:.4f}   DF-EUBO {e.eubo:.4f}")
     print(f"ESS            {e.ess:.0f} of {e.num_proposals} proposals ({100 * e.ess / e.num_proposals:.1f} %)")
     print(f"Pareto k       {e.pareto_k:.2f}")
     print(f"folds          {e.fold_fraction:.4f}")

@@ -39,7 +39,7 @@ def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], 
     """A function (rng_key, center) → base for `target`, with its stages compiled once.
 
     Under a JAX transformation of the key or the center no decision can be taken on values, and a fixed mixture of one
-    Gaussian and the best eight modes is fitted, unused components without weight; conditional scales are not tried.
+    Gaussian and the best eight modes is fitted, unused components without weight; neither conditional scales nor Student-t tails are tried.
 
     Raises (from the function, outside of transformations):
         ValueError: if the density is finite at none of the starts.
@@ -57,8 +57,7 @@ def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], 
         key_axes = random.fold_in(key_one, 1)
         starts, ends, picked, num_distinct = ascend(key_ascend, center)
         if isinstance(num_distinct, Tracer):
-            mixture = _search_traced(fit_one, fit_many, key_one, key_many, polish(ends[picked[:_FEW_MODES]]), starts)
-            return _cap(fit_tails(key_tails, mixture))
+            return _search_traced(fit_one, fit_many, key_one, key_many, polish(ends[picked[:_FEW_MODES]]), starts)
         if int(num_distinct) == 0:
             raise ValueError(
                 f"The log density is not finite at any of {_NUM_STARTS} starting points (spread init_scale={init_scale}"

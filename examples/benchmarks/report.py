@@ -18,8 +18,9 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 HEAD = """# Benchmarks
 
 Made by `examples/benchmarks/report.py` from the rows of `examples/benchmarks/run.py --json` and `ablation.py --json`:
-default settings but `--no-audit`, one training for each row or group of rows, each process pinned to one of two busy
-CPU cores (`seconds` are the whole warmup there: base search, compilation and training). ESS, log Z, ELBO and k̂ are from
+default settings, but `--no-audit` where nothing else is said, one training for each row or group of rows, each process
+pinned to one of two busy CPU cores (`seconds` are the whole warmup there: base search, compilation, training, and the
+audit if any). ESS, log Z, ELBO and k̂ are from
 16,384 fresh draws, folds and inverse from 2,048, means and modes from 10,000 corrected draws. What the columns mean is
 said by `run.py --help`; where the reference for log Z has an error of its own, it stands behind the name. What each
 target is, with its priors, is said in `problems.py`.
@@ -192,7 +193,8 @@ def main() -> None:
     path = DOCS / "benchmarks.md"
     old = {part.split("\n")[0]: "## " + part for part in path.read_text().split("\n## ")[1:]} if path.exists() else {}
     makers: dict[str, tuple[list[dict[str, Any]], Callable[[str, list[dict[str, Any]]], str]]] = {
-        "One evaluation a draw": (single, one_step),
+        "One evaluation a draw": ([r for r in single if not r["audit"]], one_step),
+        "With the audit": ([r for r in single if r["audit"]], one_step),
         "Budgets": (refined, lambda title, rows: ladder(title, REFINED, rows, "budgets.png")),
         "From 1 to 128 evaluations": (curve, lambda title, rows: ladder(title, CURVE, rows, "curve.png")),
         "Ablation": (ablated if not options.further else [], ablation),
