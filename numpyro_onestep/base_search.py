@@ -39,7 +39,8 @@ def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], 
     """A function (rng_key, center) → base for `target`, with its stages compiled once.
 
     Under a JAX transformation of the key or the center no decision can be taken on values, and a fixed mixture of one
-    Gaussian and the best eight modes is fitted, unused components without weight; neither conditional scales nor Student-t tails are tried.
+    Gaussian and the best eight modes is fitted, unused components without weight; neither conditional scales nor
+    Student-t tails are tried.
 
     Raises (from the function, outside of transformations):
         ValueError: if the density is finite at none of the starts.
