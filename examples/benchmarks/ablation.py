@@ -11,7 +11,6 @@ those losses are about.
 
 import argparse
 import contextlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import rows as rows_
 from jax import Array, random
 from run import measure
 
@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="append one JSON line a row to this file; skip what it already holds")
     options = parser.parse_args()
-    known = [json.loads(line) for line in options.json.open()] if options.json and options.json.exists() else []
+    known = rows_.read(options.json)
     done = {(row["problem"], row["variant"], row["seed"]) for row in known}
     print(f"{'problem':18}{'variant':20}{'nfe':>4}" + "".join(f"{c:>15}" for c in SHOWN), flush=True)
     for name in options.problems:
@@ -248,9 +248,7 @@ def main() -> None:
             for row in rows:
                 numbers = "".join(f"{row[c]:15.4f}" for c in SHOWN)
                 print(f"{name:18}{key:20}{row['nfe']:4}{numbers}", flush=True)
-            if options.json:
-                with options.json.open("a") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in rows)
+            rows_.append(options.json, rows)
 
 
 if __name__ == "__main__":

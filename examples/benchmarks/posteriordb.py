@@ -35,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import rows as rows_
 from jax import Array, random
 from jax.scipy.special import logsumexp
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
@@ -330,7 +331,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.x64:
         numpyro.enable_x64()
-    known = [json.loads(line) for line in options.json.open()] if options.json and options.json.exists() else []
+    known = rows_.read(options.json)
     key = {"seed": options.seed, "float64": options.x64, "nuts": options.nuts}
     print(f"{'posterior':44}" + "".join(f"{c:>{w}}" for c, w in COLUMNS.items()), flush=True)
     rows = []
@@ -338,9 +339,7 @@ def main() -> None:
         done = [row for row in known if row.items() >= (key | {"posterior": name}).items()]
         rows.append(done[0] if done else measure(name, options.seed, options.nuts))
         show(rows[-1])
-        if options.json and not done:
-            with options.json.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+        rows_.append(options.json, [] if done else rows[-1:])
     counts = {v: sum(row["verdict"] == v for row in rows) for v in ("agrees", "flagged", "WRONG")}
     print(f"{len(rows)} posteriors: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 

@@ -17,7 +17,6 @@ Ionosphere, sonar and German credit need their data: set ONESTEP_DATA (see `prob
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import rows as rows_
 from jax import random
 from numpyro.infer import MCMC, NUTS
 from problems import PROBLEMS, Problem
@@ -249,7 +249,7 @@ def main() -> None:
         numpyro.enable_x64()
     budgets = tuple(options.budgets)
     extra = {"coverage_audit": not options.no_audit}
-    known = [json.loads(line) for line in options.json.open()] if options.json and options.json.exists() else []
+    known = rows_.read(options.json)
     columns = ("problem", "seed", "float64", "budgets", "curve", "audit")
     done = [[row.get(column) for column in columns] for row in known]
     print(f"{'problem':24}" + "".join(f"{c:>15}" for c in COLUMNS) + "  reliable", flush=True)
@@ -261,9 +261,7 @@ def main() -> None:
         for row in measure(name, options.seed, budgets, options.nuts, options=extra, curve=options.curve):
             print(f"{name:24}" + "".join(f"{row[c]:15.4f}" for c in COLUMNS) + f"  {row.get('reliable')}", flush=True)
             rows.append(row)
-        if options.json:
-            with options.json.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
+        rows_.append(options.json, rows)
 
 
 if __name__ == "__main__":
