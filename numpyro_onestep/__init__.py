@@ -5,11 +5,24 @@ from importlib.metadata import version as _version
 
 from numpyro_onestep.compare import compare
 from numpyro_onestep.evidence import Evidence, evidence
+from numpyro_onestep.flow_distribution import FlowDistribution, FlowTransform
 from numpyro_onestep.kernel import OneStep
+from numpyro_onestep.reparam import FlowReparam
 from numpyro_onestep.sampler import Draws, OneStepSampler
 from numpyro_onestep.state import OneStepState
 
-__all__ = ["Draws", "Evidence", "OneStep", "OneStepSampler", "OneStepState", "compare", "evidence"]
+__all__ = [
+    "Draws",
+    "Evidence",
+    "FlowDistribution",
+    "FlowReparam",
+    "FlowTransform",
+    "OneStep",
+    "OneStepSampler",
+    "OneStepState",
+    "compare",
+    "evidence",
+]
 __version__ = "0.1.0"
 
 if _version("jaxlib") == "0.10.2":

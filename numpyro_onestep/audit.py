@@ -28,12 +28,13 @@ def audit(
 
     `log_z` is that of each flow, to about a nat.
     """
-    look = coverage.auditor(kernel.target(args, kwargs), kernel.init_scale)
+    target = kernel.target(args, kwargs)
     keys = random.split(rng_key, len(flows))
     audits = []
     for trained, known, key in zip(flows, log_z, keys, strict=True):
         base, blocks = trained.problem.base, flow.blocks_of(trained.network, kernel.num_steps)
-        audits.append(look(key, base, blocks, jnp.asarray(known, base.whitening.shift.dtype)))
+        log_z_here = jnp.asarray(known, base.whitening.shift.dtype)
+        audits.append(coverage.audit(target, kernel.init_scale, key, base, blocks, log_z_here))
     worst = max(audits, key=lambda found: float(found.share))
     return worst._replace(log_ratios=jnp.concatenate([found.log_ratios for found in audits]))
 

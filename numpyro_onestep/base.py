@@ -20,6 +20,7 @@ from numpyro_onestep.target import LogDensity
 
 __all__ = [
     "Base",
+    "WhitenedTarget",
     "log_affinity",
     "log_prob",
     "parts",
@@ -28,7 +29,6 @@ __all__ = [
     "unwhiten",
     "whiten",
     "whiten_point",
-    "whiten_target",
     "whitening_log_det",
 ]
 
@@ -109,19 +109,26 @@ def whitening_log_det(base: Base, u: Array) -> Array:
     return conditional_scale.log_det(base.whitening, u)
 
 
-def whiten_target(base: Base, target: LogDensity) -> LogDensity:
-    """Log γ as a density on u: log γ(z(u)) + log|det ∂z/∂u|."""
+class WhitenedTarget(NamedTuple):
+    """Log γ as a density on u: log γ(z(u)) + log|det ∂z/∂u|; a `LogDensity`."""
 
-    def value(u: Array) -> Array:
-        return target.value(unwhiten(base, u)) + whitening_log_det(base, u)
+    base: Base
+    target: LogDensity
 
-    def value_and_grad(u: Array) -> tuple[Array, Array]:
-        z, pull_back = jax.vjp(lambda u: unwhiten(base, u), u)
-        density, grad = target.value_and_grad(z)
-        log_det, log_det_grad = jax.value_and_grad(lambda u: whitening_log_det(base, u))(u)
+    def value(self, u: Array) -> Array:
+        """The log density at one point."""
+        return self.target.value(unwhiten(self.base, u)) + whitening_log_det(self.base, u)
+
+    def value_and_grad(self, u: Array) -> tuple[Array, Array]:
+        """The log density at one point and its gradient."""
+        z, pull_back = jax.vjp(lambda u: unwhiten(self.base, u), u)
+        density, grad = self.target.value_and_grad(z)
+        log_det, log_det_grad = jax.value_and_grad(lambda u: whitening_log_det(self.base, u))(u)
         return density + log_det, pull_back(grad)[0] + log_det_grad
 
-    return LogDensity(value, value_and_grad, jax.jacfwd(lambda u: value_and_grad(u)[1]))
+    def hessian(self, u: Array) -> Array:
+        """The derivative of that gradient."""
+        return jax.jacfwd(lambda u: self.value_and_grad(u)[1])(u)
 
 
 def log_affinity(target: LogDensity, rng_key: Array, base: Base, num_draws: int = 512) -> Array:
@@ -130,7 +137,7 @@ def log_affinity(target: LogDensity, rng_key: Array, base: Base, num_draws: int 
     Unlike the ELBO it does not mind the few draws of a long tail that end where the target has no mass: those waste a
     proposal each, no more.
     """
-    whitened = whiten_target(base, target)
+    whitened = WhitenedTarget(base, target)
     u = sample(base, rng_key, num_draws)
     log_w = jax.vmap(lambda u: whitened.value(u) - log_prob(base, u))(u)
     return 2 * (logsumexp(0.5 * jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)) - jnp.log(num_draws))

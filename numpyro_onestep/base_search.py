@@ -6,7 +6,7 @@ modes than that, one broad Gaussian over all of them, from which training anneal
 where the target's call for them.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,13 @@ from jax.core import Tracer
 from jax.scipy.special import logsumexp
 
 from numpyro_onestep import conditional_scale, mixture_vi, modes
-from numpyro_onestep.base import Base, log_affinity, log_prob, parts, sample, whiten, whiten_target
+from numpyro_onestep.base import Base, WhitenedTarget, log_affinity, log_prob, parts, sample, whiten
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.modes import Modes
-from numpyro_onestep.target import LogDensity
+from numpyro_onestep.target import Target
 
-__all__ = ["extend", "searcher"]
+__all__ = ["extend", "search"]
 
 _NUM_STARTS = 512
 _MAX_MODES = 64
@@ -34,56 +34,47 @@ _NUM_TAIL_DRAWS = 4096
 _NUM_HESSIANS = 64
 _NUM_CANDIDATES = 8  # half from the modes, half from the raw starts
 
+_polish = jit_once(modes.polish)
 
-def searcher(target: LogDensity, init_scale: float) -> Callable[[Array, Array], Base]:
-    """A function (rng_key, center) → base for `target`, with its stages compiled once.
+
+def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> Base:
+    """The base for `target`, from starts spread by `init_scale` around `center`.
 
     Under a JAX transformation of the key or the center no decision can be taken on values, and a fixed mixture of one
     Gaussian and the best eight modes is fitted, unused components without weight; neither conditional scales nor
     Student-t tails are tried.
 
-    Raises (from the function, outside of transformations):
+    Raises (outside of transformations):
         ValueError: if the density is finite at none of the starts.
     """
-    ascend = jit_once(lambda key, center: _ascend(target, init_scale, key, center))
-    polish = jit_once(lambda starts: modes.polish(target, starts))
-    fit_one = jit_once(lambda key, found, starts: _fit_one(target, init_scale, key, found, starts))
-    fit_many = jit_once(lambda key, q: _refine(target, key, q))
-    common_axes = jit_once(lambda key, starts: _common_axes(target, key, starts[:_NUM_HESSIANS]))
-    fit_scales = jit_once(lambda key, base: _fit_scales(target, key, base))
-    fit_tails = jit_once(lambda key, base: _fit_tails(target, key, base))
-
-    def search(rng_key: Array, center: Array) -> Base:
-        key_ascend, key_one, key_many, key_scales, key_tails = random.split(rng_key, 5)
-        key_axes = random.fold_in(key_one, 1)
-        starts, ends, picked, num_distinct = ascend(key_ascend, center)
-        if isinstance(num_distinct, Tracer):
-            return _search_traced(fit_one, fit_many, key_one, key_many, polish(ends[picked[:_FEW_MODES]]), starts)
-        if int(num_distinct) == 0:
-            raise ValueError(
-                f"The log density is not finite at any of {_NUM_STARTS} starting points (spread init_scale={init_scale}"
-                " around the initial point). Check the model or potential for nan, or set `init_strategy`/`init_params`"
-                " to a valid point and a smaller `init_scale`."
-            )
-        few = int(num_distinct) < _FEW_MODES
-        found = polish(ends[picked[: _FEW_MODES if few else _MAX_MODES]])
-        num_modes = int(jnp.sum(found.valid))
-        # the starts ended in more places than are looked at, and most of those are modes: there are many more
-        if int(num_distinct) == _MAX_MODES and int(jnp.sum(found.distinct)) > _MAX_MODES // 2:
-            axes = common_axes(key_axes, starts)
-            return whiten(_broad(ends @ axes, axes.T @ found.scale_trils), annealed=True, rotation=axes)
-        single, single_elbo = fit_one(key_one, found, starts)
-        if num_modes > 1:
-            mixture, mixture_elbo = fit_many(key_many, _at_modes(found, jnp.flatnonzero(found.valid)))
-            if mixture_elbo > single_elbo:
-                return _cap(fit_tails(key_tails, whiten(mixture)))
-        base = fit_tails(key_tails, whiten(single))
-        return _cap(base if center.shape[0] > _MAX_CONDITIONAL_DIM else fit_scales(key_scales, base))
-
-    return search
+    key_ascend, key_one, key_many, key_scales, key_tails = random.split(rng_key, 5)
+    key_axes = random.fold_in(key_one, 1)
+    starts, ends, picked, num_distinct = _ascend(target, init_scale, key_ascend, center)
+    if isinstance(num_distinct, Tracer):
+        return _search_traced(target, init_scale, key_one, key_many, _polish(target, ends[picked[:_FEW_MODES]]), starts)
+    if int(num_distinct) == 0:
+        raise ValueError(
+            f"The log density is not finite at any of {_NUM_STARTS} starting points (spread init_scale={init_scale}"
+            " around the initial point). Check the model or potential for nan, or set `init_strategy`/`init_params`"
+            " to a valid point and a smaller `init_scale`."
+        )
+    few = int(num_distinct) < _FEW_MODES
+    found = _polish(target, ends[picked[: _FEW_MODES if few else _MAX_MODES]])
+    num_modes = int(jnp.sum(found.valid))
+    # the starts ended in more places than are looked at, and most of those are modes: there are many more
+    if int(num_distinct) == _MAX_MODES and int(jnp.sum(found.distinct)) > _MAX_MODES // 2:
+        axes = _common_axes(target, key_axes, starts[:_NUM_HESSIANS])
+        return whiten(_broad(ends @ axes, axes.T @ found.scale_trils), annealed=True, rotation=axes)
+    single, single_elbo = _fit_one(target, init_scale, key_one, found, starts)
+    if num_modes > 1:
+        mixture, mixture_elbo = _refine(target, key_many, _at_modes(found, jnp.flatnonzero(found.valid)))
+        if mixture_elbo > single_elbo:
+            return _cap(_fit_tails(target, key_tails, whiten(mixture)))
+    base = _fit_tails(target, key_tails, whiten(single))
+    return _cap(base if center.shape[0] > _MAX_CONDITIONAL_DIM else _fit_scales(target, key_scales, base))
 
 
-def extend(target: LogDensity, rng_key: Array, base: Base, regions: Mixture) -> Base:
+def extend(target: Target, rng_key: Array, base: Base, regions: Mixture) -> Base:
     """The mixture of what `base` holds, as Gaussians, and further `regions`, refitted together; as yet untrained."""
     shift, tril = base.whitening.shift, base.whitening.scale_tril
     held = base.mixture._replace(
@@ -94,26 +85,27 @@ def extend(target: LogDensity, rng_key: Array, base: Base, regions: Mixture) -> 
     # every component gets its chance: weights follow the mass within the fit
     q = q._replace(log_weights=jnp.full_like(q.log_weights, -jnp.log(len(q.log_weights))))
     key_refine, key_tails = random.split(rng_key)
-    refined = whiten(jit_once(lambda key, q: _refine(target, key, q))(key_refine, q)[0])
-    return _cap(jit_once(lambda key, base: _fit_tails(target, key, base))(key_tails, refined))
+    refined = whiten(_refine(target, key_refine, q)[0])
+    return _cap(_fit_tails(target, key_tails, refined))
 
 
-def _ascend(target: LogDensity, init_scale: float, rng_key: Array, center: Array) -> tuple[Array, ...]:
+@partial(jit_once, static_argnames=("init_scale",))
+def _ascend(target: Target, init_scale: float, rng_key: Array, center: Array) -> tuple[Array, ...]:
     starts = modes.disperse(rng_key, center, init_scale, _NUM_STARTS)
     ends, log_density = modes.climb(target, starts, init_scale)
     radius = 0.1 * center.shape[0] ** 0.5
     return starts, ends, *modes.select(ends, log_density, radius, _MAX_MODES)
 
 
-def _refine(target: LogDensity, rng_key: Array, q: Mixture) -> tuple[Mixture, Array]:
+@jit_once
+def _refine(target: Target, rng_key: Array, q: Mixture) -> tuple[Mixture, Array]:
     key_fit, key_elbo = random.split(rng_key)
     q = mixture_vi.fit(target, key_fit, q, num_iterations=200, first_rate=0.3, last_rate=0.02)
     return q, mixture_vi.elbo(target, key_elbo, q)
 
 
-def _fit_one(
-    target: LogDensity, init_scale: float, rng_key: Array, found: Modes, starts: Array
-) -> tuple[Mixture, Array]:
+@partial(jit_once, static_argnames=("init_scale",))
+def _fit_one(target: Target, init_scale: float, rng_key: Array, found: Modes, starts: Array) -> tuple[Mixture, Array]:
     """The best single Gaussian: short fits from the highest modes and from raw starts, the winner refined.
 
     The raw starts matter where modes mislead: in a funnel or a centered hierarchical model the density has a pole or a
@@ -139,7 +131,8 @@ def _fit_one(
     return _refine(target, key_refine, jax.tree.map(lambda leaf: leaf[best], fitted))
 
 
-def _fit_scales(target: LogDensity, rng_key: Array, base: Base) -> Base:
+@jit_once
+def _fit_scales(target: Target, rng_key: Array, base: Base) -> Base:
     """Let the conditional scales vary where a coordinate rules those of others, and it betters the fit beyond noise.
 
     The skewness of a regression's posterior is spread thinly over all pairs of coordinates. A triangular map gains some
@@ -155,7 +148,8 @@ def _fit_scales(target: LogDensity, rng_key: Array, base: Base) -> Base:
     return jax.tree.map(lambda a, b: jnp.where(keep, a, b), other, base)
 
 
-def _fit_tails(target: LogDensity, rng_key: Array, base: Base) -> Base:
+@jit_once
+def _fit_tails(target: Target, rng_key: Array, base: Base) -> Base:
     """Give p0 the Student-t share with which the weights' second moment is smallest; none if that is below a tenth.
 
     Estimated from draws that are half Student-t, which reach the tails. The problem is convex in the share (He and Owen
@@ -165,7 +159,7 @@ def _fit_tails(target: LogDensity, rng_key: Array, base: Base) -> Base:
     half = base._replace(heavy_share=jnp.full_like(base.heavy_share, 0.5))
     u = sample(half, rng_key, _NUM_TAIL_DRAWS)
     log_parts = jnp.stack(jax.vmap(lambda u: parts(base, u))(u), axis=1)
-    value = jax.vmap(whiten_target(base, target).value)(u)
+    value = jax.vmap(WhitenedTarget(base, target).value)(u)
     log_square = 2 * jnp.where(jnp.isnan(value), -jnp.inf, value) - jax.vmap(lambda u: log_prob(half, u))(u)
 
     def update(shares: Array, _: None) -> tuple[Array, None]:
@@ -203,7 +197,8 @@ def _broad(ends: Array, scale_trils: Array) -> Mixture:
     return Mixture(jnp.zeros(1, ends.dtype), jnp.mean(ends, axis=0)[None], jnp.diag(scale)[None])
 
 
-def _common_axes(target: LogDensity, rng_key: Array, points: Array) -> Array:
+@jit_once
+def _common_axes(target: Target, rng_key: Array, points: Array) -> Array:
     """Axes, as columns, along which the target is nearly a product of one-dimensional densities, where there are any.
 
     The Hessians of a product are diagonal everywhere, those of a rotated one commute: the eigenvectors of one random
@@ -226,9 +221,9 @@ def _common_axes(target: LogDensity, rng_key: Array, points: Array) -> Array:
 
 
 def _search_traced(
-    fit_one: Callable, fit_many: Callable, key_one: Array, key_many: Array, found: Modes, starts: Array
+    target: Target, init_scale: float, key_one: Array, key_many: Array, found: Modes, starts: Array
 ) -> Base:
-    single, _ = fit_one(key_one, found, starts)
+    single, _ = _fit_one(target, init_scale, key_one, found, starts)
     many = _at_modes(found, jnp.arange(_FEW_MODES))
     several = jnp.sum(found.valid) > 1
     log_weights = jnp.concatenate([jnp.zeros(1), jnp.where(found.valid & several, 0.0, -jnp.inf)])
@@ -237,5 +232,5 @@ def _search_traced(
         jnp.concatenate([single.means, many.means]),
         jnp.concatenate([single.scale_trils, many.scale_trils]),
     )
-    mixture, _ = fit_many(key_many, q)
+    mixture, _ = _refine(target, key_many, q)
     return whiten(mixture)

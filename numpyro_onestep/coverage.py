@@ -8,7 +8,7 @@ importance sampling, how much mass lies where the flow has next to none. Mass th
 Posterior draws made without the flow, by tempered particles from the base, give the upper bound of log Z.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,13 +18,13 @@ from jax.scipy.linalg import solve_triangular
 
 from numpyro_onestep import base as base_
 from numpyro_onestep import flow, mixture_vi, modes, tempering
-from numpyro_onestep.base import Base
+from numpyro_onestep.base import Base, WhitenedTarget
 from numpyro_onestep.block import BlockParams
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.mixture_vi import Mixture
-from numpyro_onestep.target import LogDensity
+from numpyro_onestep.target import Target
 
-__all__ = ["Audit", "auditor", "log_prob"]
+__all__ = ["Audit", "audit", "log_prob"]
 
 _SPREADS = (1.0, 4.0, 16.0)  # of the starts, times `init_scale`
 _NUM_STARTS = 128  # at each spread
@@ -34,6 +34,8 @@ _NUM_DRAWS = 256  # for each region, a divisor of the chunk
 _CHUNK = 512
 _UNCOVERED = 5.0  # nats by which the target exceeds the flow there
 _NEGLIGIBLE = 0.003  # share of all mass
+
+_select = jit_once(modes.select, static_argnames=("num_modes",))
 
 
 class Audit(NamedTuple):
@@ -70,46 +72,39 @@ def log_prob(base: Base, blocks: BlockParams, z: Array) -> Array:
     return jnp.where(returned, base_.log_prob(base, x) - log_det - base_.whitening_log_det(base, u), jnp.nan)
 
 
-def auditor(target: LogDensity, init_scale: float) -> Callable[[Array, Base, BlockParams, Array], Audit]:
-    """A function (rng_key, base, blocks, log_z) → audit for `target`; all its calls share one compilation.
+def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks: BlockParams, log_z: Array) -> Audit:
+    """Audit the flow made of `base` and `blocks`, whose log Z is `log_z` to about a nat.
 
     A `log_z` that is not finite, of a flow that hit nothing, counts as no mass at all.
     """
-    search = jit_once(lambda key, center: _search(target, init_scale, key, center))
-    gaps = jit_once(lambda z, base, blocks: jax.vmap(lambda z: _gap(target, base, blocks, z))(z))
-    fit = jit_once(lambda *args: _fit(target, init_scale, *args))
-    measure = jit_once(lambda *args: _measure(target, *args))
-    temper = jit_once(lambda key, base: _temper(target, key, base))
-
-    def audit(rng_key: Array, base: Base, blocks: BlockParams, log_z: Array) -> Audit:
-        key_search, key_fit, key_measure, key_temper = random.split(rng_key, 4)
-        center = base_.unwhiten(base, jnp.zeros_like(base.whitening.shift))
-        log_z = jnp.where(jnp.isfinite(log_z), log_z, -1e6)
-        points, log_density = search(key_search, center)
-        uncovered = gaps(points, base, blocks) - log_z > _UNCOVERED
-        log_density = jnp.where(uncovered, log_density, -jnp.inf)
-        draws = temper(key_temper, base)
-        log_ratios = jnp.where(jnp.any(jnp.isnan(draws), axis=1), jnp.nan, gaps(draws, base, blocks))
-        picked, num_distinct = modes.select(points, log_density, 0.1 * base.dim**0.5, _NUM_CANDIDATES)
-        if int(num_distinct) == 0:
-            nothing = jnp.zeros(_NUM_REGIONS, points.dtype)
-            at = jnp.zeros((_NUM_REGIONS, base.dim), points.dtype)
-            nowhere = Mixture(nothing - jnp.inf, at, jnp.zeros((*at.shape, base.dim), at.dtype))
-            return Audit(nothing[0], nothing, nowhere, log_ratios)
-        regions = fit(key_fit, points[picked], jnp.arange(_NUM_CANDIDATES) < num_distinct)
-        share, shares = measure(key_measure, base, blocks, log_z, regions)
-        return Audit(share, shares, regions, log_ratios)
-
-    return audit
+    key_search, key_fit, key_measure, key_temper = random.split(rng_key, 4)
+    center = base_.unwhiten(base, jnp.zeros_like(base.whitening.shift))
+    log_z = jnp.where(jnp.isfinite(log_z), log_z, -1e6)
+    points, log_density = _search(target, init_scale, key_search, center)
+    uncovered = _gaps(target, base, blocks, points) - log_z > _UNCOVERED
+    log_density = jnp.where(uncovered, log_density, -jnp.inf)
+    draws = _temper(target, key_temper, base)
+    log_ratios = jnp.where(jnp.any(jnp.isnan(draws), axis=1), jnp.nan, _gaps(target, base, blocks, draws))
+    picked, num_distinct = _select(points, log_density, 0.1 * base.dim**0.5, _NUM_CANDIDATES)
+    if int(num_distinct) == 0:
+        nothing = jnp.zeros(_NUM_REGIONS, points.dtype)
+        at = jnp.zeros((_NUM_REGIONS, base.dim), points.dtype)
+        nowhere = Mixture(nothing - jnp.inf, at, jnp.zeros((*at.shape, base.dim), at.dtype))
+        return Audit(nothing[0], nothing, nowhere, log_ratios)
+    regions = _fit(target, init_scale, key_fit, points[picked], jnp.arange(_NUM_CANDIDATES) < num_distinct)
+    share, shares = _measure(target, key_measure, base, blocks, log_z, regions)
+    return Audit(share, shares, regions, log_ratios)
 
 
-def _temper(target: LogDensity, rng_key: Array, base: Base) -> Array:
+@jit_once
+def _temper(target: Target, rng_key: Array, base: Base) -> Array:
     """Draws of the target by tempered particles, unconstrained; nan if they did not reach it."""
-    u, annealing = tempering.particles(base_.whiten_target(base, target), base, rng_key, len(_SPREADS) * _NUM_STARTS)
+    u, annealing = tempering.particles(WhitenedTarget(base, target), base, rng_key, len(_SPREADS) * _NUM_STARTS)
     return jnp.where(annealing == 1, jax.vmap(lambda u: base_.unwhiten(base, u))(u), jnp.nan)
 
 
-def _search(target: LogDensity, init_scale: float, rng_key: Array, center: Array) -> tuple[Array, Array]:
+@partial(jit_once, static_argnames=("init_scale",))
+def _search(target: Target, init_scale: float, rng_key: Array, center: Array) -> tuple[Array, Array]:
     """Points of high density and their log densities, from starts of all spreads."""
     ends = []
     for spread, key in zip(_SPREADS, random.split(rng_key, len(_SPREADS)), strict=True):
@@ -118,14 +113,20 @@ def _search(target: LogDensity, init_scale: float, rng_key: Array, center: Array
     return modes.climb(target, jnp.concatenate(ends), 0.1 * init_scale)
 
 
-def _gap(target: LogDensity, base: Base, blocks: BlockParams, z: Array) -> Array:
+@jit_once
+def _gaps(target: Target, base: Base, blocks: BlockParams, z: Array) -> Array:
+    return jax.vmap(lambda z: _gap(target, base, blocks, z))(z)
+
+
+def _gap(target: Target, base: Base, blocks: BlockParams, z: Array) -> Array:
     """Log γ − log q at one point; infinite where the way back through the flow fails, as it does far outside."""
     value = target.value(z)
     gap = value - log_prob(base, blocks, z)
     return jnp.where(jnp.isnan(gap), jnp.where(value > -jnp.inf, jnp.inf, -jnp.inf), gap)
 
 
-def _fit(target: LogDensity, init_scale: float, rng_key: Array, starts: Array, usable: Array) -> Mixture:
+@partial(jit_once, static_argnames=("init_scale",))
+def _fit(target: Target, init_scale: float, rng_key: Array, starts: Array, usable: Array) -> Mixture:
     """Gaussians fitted to the surroundings of the starts; equal weights, none where another is already.
 
     Proper modes come first, by their Laplace mass: the pole of a hierarchical density, higher than any of them, must
@@ -156,8 +157,9 @@ def _fit(target: LogDensity, init_scale: float, rng_key: Array, starts: Array, u
     return Mixture(jnp.where(kept, -jnp.log(jnp.sum(kept)), -jnp.inf), means, trils)
 
 
+@jit_once
 def _measure(
-    target: LogDensity, rng_key: Array, base: Base, blocks: BlockParams, log_z: Array, regions: Mixture
+    target: Target, rng_key: Array, base: Base, blocks: BlockParams, log_z: Array, regions: Mixture
 ) -> tuple[Array, Array]:
     """`share` and `shares`: importance sampling of the mass out of reach from the mixture of the regions."""
     # wide enough for tails, not so wide that the weights of many dimensions vary

@@ -13,7 +13,7 @@ from numpyro_onestep.base_search import extend
 from numpyro_onestep.conditional_scale import influence
 from numpyro_onestep.coverage import Audit
 from numpyro_onestep.kernel import OneStep
-from numpyro_onestep.state import OneStepState
+from numpyro_onestep.state import OneStepState, check_dim
 
 __all__ = ["Fit", "fit"]
 
@@ -35,14 +35,20 @@ def fit(
     args: tuple,
     kwargs: dict[str, Any],
     progress_bar: bool,
+    before: OneStepState | None = None,
 ) -> Fit:
     """Find the base, train, audit, and train once more from a base that holds what was missed.
+
+    With the state `before` of a fit to other data of the same shape, its networks are trained on from where they are,
+    on a base found anew; a broad base, whose axes have no order, is kept as well.
 
     No retry where the base has conditional scales, which no mixture can keep, or is broad anyhow: it is only told.
     """
     # the first three are those of `init`
     key_audit, key_extend, key_train, key_again = random.split(rng_key, 7)[3:]
     state: Any = kernel.init(rng_key, num_warmup, init_params, args, kwargs)
+    if before is not None:
+        state = _warm(kernel, state, before, args, kwargs)
     state = _train(kernel, state, num_warmup, args, kwargs, progress_bar)
     if not kernel.coverage_audit:
         return Fit(state, None)
@@ -60,6 +66,15 @@ def fit(
     return Fit(state, found)
 
 
+def _warm(kernel: OneStep, state: Any, before: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """An untrained state with the networks of another fit."""
+    check_dim(before.base, kernel.setup.center)
+    if bool(state.base.annealed):
+        state = state._replace(base=before.base if bool(before.base.annealed) else state.base)
+    problem = kernel.problem(state.base, args, kwargs)
+    return state._replace(train=kernel.resume_training(state.train, before.train, problem))
+
+
 def _audit(kernel: OneStep, state: Any, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Audit:
     log_z = [float(value) for value in jnp.ravel(state.train.best_log_z)]
     return audit(kernel, kernel.flows(state, args, kwargs), log_z, rng_key, args, kwargs)
@@ -71,11 +86,10 @@ def _train(
     """All iterations; the host only looks between blocks of them."""
     problem = kernel.problem(state.base, args, kwargs)
     block = -(-num_warmup // _NUM_BLOCKS)
-    advance = jax.jit(lambda trained: kernel.advance_training(trained, problem, block))
     trained = state.train
     with tqdm(total=num_warmup, desc="training", disable=not progress_bar) as bar:
         while not bool(jnp.all(trained.done | (trained.iteration >= num_warmup))):
-            trained = advance(trained)
+            trained = kernel.advance_training(trained, problem, block)
             bar.set_postfix_str(train.describe(trained), refresh=False)
             bar.update(int(jnp.max(trained.iteration)) - bar.n)
     return state._replace(train=trained)

@@ -12,21 +12,22 @@ from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity, is_prng_key
 
 from numpyro_onestep import base as base_
-from numpyro_onestep import metropolis, train
+from numpyro_onestep import metropolis, replicates, train
 from numpyro_onestep.base import Base
-from numpyro_onestep.base_search import searcher
+from numpyro_onestep.base_search import search
 from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.plan import plan
 from numpyro_onestep.proposal import Flow, propose_once
-from numpyro_onestep.state import OneStepState, first_state, same_leaves, trained_flows
-from numpyro_onestep.target import LogDensity, ModelSetup, safe_log_density, setup_model, setup_potential
+from numpyro_onestep.state import OneStepState, first_state, trained_flows
+from numpyro_onestep.target import ModelSetup, Target, setup_model, setup_potential
 from numpyro_onestep.train import TrainConfig, TrainState
 from numpyro_onestep.weights import resample
 
 __all__ = ["OneStep"]
 
 _CORRECTIONS = ("metropolis", "resample", "none")
+_WARM_SHARE = 0.75  # of the schedule, that a warm start takes as done
 _NUM_RESAMPLED = 32  # proposals of one `correction="resample"` iteration
 
 
@@ -131,7 +132,6 @@ class OneStep(MCMCKernel):
         }
         self._forward_mode = forward_mode_differentiation
         self._setup: ModelSetup | None = None
-        self._search: tuple[Any, Callable] | None = None
         self._sample_fn: Callable | None = None  # NumPyro calls `init` again on every run while this is None
 
     @property
@@ -176,18 +176,13 @@ class OneStep(MCMCKernel):
         """The training plan in `dim` dimensions."""
         return plan(dim, self._budgets, **self._plan_options)
 
-    def log_density(self, args: tuple, kwargs: dict[str, Any]) -> Callable[[Array], Array]:
-        """Log γ on the flat unconstrained vector, for one point."""
-        potential_fn, unravel = self.setup.potential_fn_gen(*args, **kwargs), self.setup.unravel
-        return lambda x: -potential_fn(unravel(x))
-
-    def target(self, args: tuple, kwargs: dict[str, Any]) -> LogDensity:
-        """The same with its derivatives, guarded against values that are not finite."""
-        return safe_log_density(self.log_density(args, kwargs), self._forward_mode)
+    def target(self, args: tuple, kwargs: dict[str, Any]) -> Target:
+        """Log γ on the flat unconstrained vector, guarded against values that are not finite."""
+        return Target(self.setup.log_density(args, kwargs), self._forward_mode)
 
     def problem(self, base: Base, args: tuple, kwargs: dict[str, Any]) -> Problem:
-        """Base and whitened target for the given model arguments."""
-        return Problem(base, base_.whiten_target(base, self.target(args, kwargs)))
+        """Base and target for the given model arguments."""
+        return Problem(base, self.target(args, kwargs))
 
     def flows(self, state: OneStepState, args: tuple, kwargs: dict[str, Any]) -> list[Flow]:
         """The state's independently trained flows, for the given model arguments; ValueError if there is none."""
@@ -208,13 +203,6 @@ class OneStep(MCMCKernel):
                 init_params=init_params,
                 forward_mode=self._forward_mode,
             )
-
-    def find_base(self, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Base:
-        """Find the base; the compiled search is kept while the model arguments are the same objects."""
-        token = (args, tuple(sorted(kwargs.items())))
-        if self._search is None or not same_leaves(self._search[0], token):
-            self._search = (token, searcher(self.target(args, kwargs), self.init_scale))
-        return self._search[1](rng_key, self.setup.center)
 
     def init(
         self,
@@ -242,7 +230,7 @@ class OneStep(MCMCKernel):
         self._sample_fn = self.sample
         trained, base = None, None
         if num_warmup > 0:
-            base = self.find_base(key_base, model_args, kwargs)
+            base = search(self.target(model_args, kwargs), self.init_scale, key_base, self.setup.center)
             trained = self.init_training(key_train, base, num_warmup, model_args, kwargs)
         return self._first_state(rng_key, base, trained)
 
@@ -250,19 +238,17 @@ class OneStep(MCMCKernel):
         self, rng_key: Array, base: Base, num_warmup: int, args: tuple, kwargs: dict[str, Any]
     ) -> TrainState:
         """The untrained flow on `base`, or as many as there are replicates, on a leading axis."""
-        config, problem = self.train_config(base.dim), self.problem(base, args, kwargs)
+        keys = random.split(rng_key, self.num_replicates) if self.num_replicates > 1 else rng_key
+        problem, shape = self.problem(base, args, kwargs), (self._num_blocks, self._width)
+        return replicates.init(keys, problem, self.train_config(base.dim), num_warmup, *shape)
 
-        def start(key: Array) -> TrainState:
-            return train.init(key, problem, config, num_warmup, self._num_blocks, self._width)
-
-        many = self.num_replicates > 1
-        return jax.jit(jax.vmap(start))(random.split(rng_key, self.num_replicates)) if many else jax.jit(start)(rng_key)
+    def resume_training(self, trained: TrainState, before: TrainState, problem: Problem) -> TrainState:
+        """An untrained state that goes on with the networks of another target's training."""
+        return replicates.resume(trained, before.best, problem, self.train_config(problem.base.dim), _WARM_SHARE)
 
     def advance_training(self, trained: TrainState, problem: Problem, num_iterations: int) -> TrainState:
         """Up to `num_iterations` further iterations of every replicate."""
-        config = self.train_config(problem.base.dim)
-        step = partial(train.advance, problem=problem, config=config, num_iterations=num_iterations)
-        return step(trained) if jnp.ndim(trained.iteration) == 0 else jax.vmap(step)(trained)
+        return replicates.advance(trained, problem, self.train_config(problem.base.dim), num_iterations)
 
     def resumed_state(self, rng_key: Array, base: Base, trained: TrainState) -> OneStepState:
         """A state at the end of warmup with a flow trained elsewhere."""
@@ -346,4 +332,4 @@ class OneStep(MCMCKernel):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without compiled functions."""
-        return {**self.__dict__, "_search": None, "_sample_fn": None}
+        return {**self.__dict__, "_sample_fn": None}

@@ -12,18 +12,23 @@ from jax import Array, lax, random
 
 from numpyro_onestep import base as base_
 from numpyro_onestep import flow
-from numpyro_onestep.base import Base
+from numpyro_onestep.base import Base, WhitenedTarget
 from numpyro_onestep.network import StepNetwork
-from numpyro_onestep.target import LogDensity
+from numpyro_onestep.target import Target
 
 __all__ = ["Consistency", "Loss", "PathGradient", "Problem"]
 
 
 class Problem(NamedTuple):
-    """What is being sampled: the base and the target, both on whitened coordinates."""
+    """What is being sampled: the base, and the target as a density on the unconstrained space."""
 
     base: Base
-    target: LogDensity
+    density: Target
+
+    @property
+    def target(self) -> WhitenedTarget:
+        """The target in the base's whitened coordinates."""
+        return WhitenedTarget(self.base, self.density)
 
 
 class Loss(Protocol):
@@ -78,7 +83,7 @@ class PathGradient:
         self, network: StepNetwork, teacher: StepNetwork, problem: Problem, rng_key: Array, annealing: Array
     ) -> Array:
         """The surrogate whose gradient is the path gradient; its value means nothing."""
-        base, target = problem
+        base, target = problem.base, problem.target
         x0 = _base_draws(base, rng_key, self.batch_size, self.wide_fraction)
         blocks = flow.blocks_of(network, self.num_steps)
         frozen = lax.stop_gradient(blocks)

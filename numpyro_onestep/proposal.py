@@ -52,14 +52,14 @@ def propose_once(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, 
     return Proposals(jax.vmap(lambda u: base_.unwhiten(problem.base, u))(y), log_w, energy, folded)
 
 
+_propose_once = jax.jit(propose_once, static_argnames=("num_draws", "num_steps", "check_folds"))
+
+
 def propose(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, check_folds: bool = False) -> Proposals:
     """The same in chunks of fixed size, so that any number compiles once."""
     num_chunks = -(-num_draws // _CHUNK)
     size = min(_CHUNK, num_draws)
-    chunk = jax.jit(
-        lambda network, key: propose_once(Flow(network, trained.problem), key, size, num_steps, check_folds)
-    )
-    chunks = [chunk(trained.network, key) for key in random.split(rng_key, num_chunks)]
+    chunks = [_propose_once(trained, key, size, num_steps, check_folds) for key in random.split(rng_key, num_chunks)]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num_draws], *chunks)
 
 

@@ -1,5 +1,6 @@
 """`OneStepSampler`: a `numpyro.infer.MCMC` that trains once and draws in batches, without limit."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from numpyro_onestep.evidence import Evidence
 from numpyro_onestep.fit import fit
 from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.kernel import OneStep
+from numpyro_onestep.model_function import ModelFunction, plain
 from numpyro_onestep.proposal import Flow, Proposals, pool
 from numpyro_onestep.state import OneStepState, check_dim, same_leaves, trained_flows
 from numpyro_onestep.weights import resample
@@ -91,7 +93,13 @@ class OneStepSampler(MCMC):
         self._audited: tuple[Any, Audit | None] | None = None
 
     def run(  # type: ignore[override]
-        self, rng_key: Array, *args: Any, extra_fields: tuple[str, ...] = (), init_params: Any = None, **kwargs: Any
+        self,
+        rng_key: Array,
+        *args: Any,
+        extra_fields: tuple[str, ...] = (),
+        init_params: Any = None,
+        warm_start: bool = False,
+        **kwargs: Any,
     ) -> None:
         """Train (unless `post_warmup_state` is set) and draw.
 
@@ -102,17 +110,20 @@ class OneStepSampler(MCMC):
                 "accept_prob", "num_steps".
             init_params: unconstrained values of the first starting point (with a leading axis of chains if
                 num_chains > 1); needed with a potential function.
+            warm_start: train on from the flow trained last, for other data of the same shape: a quarter of the
+                iterations, and none where it fits already.
             **kwargs: keyword arguments of the model.
 
         Raises:
-            ValueError: if `num_warmup` is 0 and nothing was trained, or `init_params` has the wrong leading axis.
+            ValueError: if `num_warmup` is 0 or there is no flow to start from, and nothing was trained; if
+                `init_params` has the wrong leading axis; or if a warm start's flow has another dimension.
             AttributeError: if an extra field does not exist.
         """
         key_train, key_draw = self._split_key(rng_key)
         self._begin(args, kwargs, init_params, extra_fields)
-        state = self._warmup_state
+        state = None if warm_start else self._warmup_state
         if state is None:
-            state = self._train(key_train, init_params)
+            state = self._train(key_train, init_params, warm_start)
         elif self.sampler._setup is None or self.sampler.model is not None:
             # the data may be others than those of the training
             self.sampler.prepare(key_train, self._one(init_params), args, kwargs)
@@ -213,15 +224,18 @@ class OneStepSampler(MCMC):
             return init_params
         return jax.tree.map(lambda leaf: leaf[0], init_params)
 
-    def _train(self, rng_key: Array, init_params: Any) -> OneStepState:
+    def _train(self, rng_key: Array, init_params: Any, warm_start: bool = False) -> OneStepState:
         """Find the base, train and audit."""
+        before: Any = self._last_state
+        if warm_start:
+            trained_flows(before)  # or it says what is missing
         if self.num_warmup == 0:
             raise ValueError(
                 "num_warmup=0 leaves the flow untrained: use num_warmup ≥ 1 (1000 gives the full quality), or set "
                 "`post_warmup_state` to the `last_state` of an earlier run."
             )
-        given = self._args, self._kwargs
-        fitted = fit(self.sampler, rng_key, self.num_warmup, self._one(init_params), *given, self.progress_bar)
+        given = self._one(init_params), self._args, self._kwargs, self.progress_bar
+        fitted = fit(self.sampler, rng_key, self.num_warmup, *given, before=before if warm_start else None)
         self._observed = self.sampler.setup.observed
         self._audited = self._audit_token(fitted.state), fitted.audit
         return fitted.state
@@ -234,9 +248,10 @@ class OneStepSampler(MCMC):
 
     def _constrain(self, points: Array) -> Any:
         """Flat unconstrained points, shape (N, D), to constrained samples with a leading axis of N."""
-        fn = self.postprocess_fn or self.sampler.postprocess_fn(self._args, self._kwargs)
-        unravel = self.sampler.setup.unravel
-        return jax.jit(jax.vmap(lambda point: fn(unravel(point))))(points)
+        setup, given = self.sampler.setup, (self._args, self._kwargs)
+        if self.postprocess_fn is None:
+            return _apply(setup.constrain(*given), points)
+        return _apply(plain(lambda point: self.postprocess_fn(setup.unravel(point))), points)  # type: ignore[misc]
 
     def _draw_chains(self, rng_key: Array, state: OneStepState, extra_fields: tuple[str, ...]) -> None:
         """Fill the chains with corrected draws and leave a state from which `run` can go on."""
@@ -247,22 +262,7 @@ class OneStepSampler(MCMC):
         many = shape[0] * shape[1] * (2 if correction == "resample" else 1)
         proposals = pool(flows, key_propose, many, num_steps)
 
-        @jax.jit
-        def collect(key: Array, proposals: Proposals) -> tuple[Array, dict[str, Array]]:
-            held, accept_prob = _correct(correction, key, proposals.log_weights, shape)
-            proposed = proposals.log_weights[: shape[0] * shape[1]].reshape(shape)
-            iterations = jnp.arange(shape[1])
-            return proposals.points[held], {
-                "potential_energy": proposals.potential_energy[held],
-                "log_weight": proposals.log_weights[held],
-                "accept_prob": accept_prob,
-                "diverging": ~(proposed > -jnp.inf),
-                "num_steps": jnp.full(shape, num_steps),
-                "i": jnp.broadcast_to(self.num_warmup + 1 + iterations, shape),
-                "mean_accept_prob": jnp.cumsum(accept_prob, axis=1) / (1 + iterations),
-            }
-
-        points, fields = collect(key_correct, proposals)
+        points, fields = _collect(key_correct, proposals, correction, shape, num_steps, self.num_warmup)
         kept = np.arange(self.thinning - 1, self.num_samples, self.thinning)
         flat = points[:, kept].reshape(-1, points.shape[-1])
 
@@ -295,3 +295,27 @@ def _correct(correction: str, rng_key: Array, log_weights: Array, shape: tuple[i
         return indices, ones
     held, accept_prob = jax.vmap(metropolis.chain)(random.split(rng_key, shape[0]), log_weights.reshape(shape))
     return jnp.take_along_axis(indices, held, axis=1), accept_prob
+
+
+@jax.jit
+def _apply(function: ModelFunction, points: Array) -> Any:
+    return jax.vmap(function)(points)
+
+
+@partial(jax.jit, static_argnames=("correction", "shape", "num_steps", "num_warmup"))
+def _collect(
+    rng_key: Array, proposals: Proposals, correction: str, shape: tuple[int, int], num_steps: int, num_warmup: int
+) -> tuple[Array, dict[str, Array]]:
+    """The corrected points (chains, draws, D) and the fields of the state that go with them."""
+    held, accept_prob = _correct(correction, rng_key, proposals.log_weights, shape)
+    proposed = proposals.log_weights[: shape[0] * shape[1]].reshape(shape)
+    iterations = jnp.arange(shape[1])
+    return proposals.points[held], {
+        "potential_energy": proposals.potential_energy[held],
+        "log_weight": proposals.log_weights[held],
+        "accept_prob": accept_prob,
+        "diverging": ~(proposed > -jnp.inf),
+        "num_steps": jnp.full(shape, num_steps),
+        "i": jnp.broadcast_to(num_warmup + 1 + iterations, shape),
+        "mean_accept_prob": jnp.cumsum(accept_prob, axis=1) / (1 + iterations),
+    }

@@ -1,8 +1,9 @@
 """A NumPyro model or a potential function as a log density on a flat unconstrained vector."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,39 +12,73 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
+from numpyro.distributions import biject_to
 from numpyro.infer.util import initialize_model
 
-__all__ = ["LogDensity", "ModelSetup", "evidence_caveats", "safe_log_density", "setup_model", "setup_potential"]
+from numpyro_onestep.model_function import ModelFunction, Same, bind, plain
+
+__all__ = [
+    "LogDensity",
+    "ModelSetup",
+    "Target",
+    "evidence_caveats",
+    "safe_log_density",
+    "setup_model",
+    "setup_potential",
+]
 
 
-class LogDensity(NamedTuple):
+class LogDensity(Protocol):
     """log γ on R^D and its derivatives, for one point of shape (D,).
 
     A non-finite density is reported as −inf and its gradient as zero, so that an overflow costs a draw its weight and
     training one sample, never the run.
     """
 
-    value: Callable[[Array], Array]
-    value_and_grad: Callable[[Array], tuple[Array, Array]]
-    hessian: Callable[[Array], Array]
+    def value(self, x: Array, /) -> Array:
+        """Log γ(x)."""
+        ...
+
+    def value_and_grad(self, x: Array, /) -> tuple[Array, Array]:
+        """Log γ(x) and its gradient."""
+        ...
+
+    def hessian(self, x: Array, /) -> Array:
+        """The derivative of that gradient."""
+        ...
 
 
-def safe_log_density(log_density: Callable[[Array], Array], forward_mode: bool = False) -> LogDensity:
-    """Guard `log_density` against non-finite values; differentiate by forward mode where reverse mode is impossible."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Target:
+    """A `LogDensity` on the unconstrained space, and a pytree, so that compiled functions take it as an argument."""
 
-    def value(x: Array) -> Array:
-        v = log_density(x)
+    log_density: ModelFunction
+    forward_mode: bool = field(default=False, metadata={"static": True})
+
+    def value(self, x: Array) -> Array:
+        """Log γ(x)."""
+        v = self.log_density(x)
         return jnp.where(jnp.isfinite(v), v, -jnp.inf)
 
-    def value_and_grad(x: Array) -> tuple[Array, Array]:
-        if forward_mode:
-            v, g = log_density(x), jax.jacfwd(log_density)(x)
+    def value_and_grad(self, x: Array) -> tuple[Array, Array]:
+        """Log γ(x) and its gradient, by forward mode where reverse mode is impossible."""
+        if self.forward_mode:
+            v, g = self.log_density(x), jax.jacfwd(self.log_density)(x)
         else:
-            v, g = jax.value_and_grad(log_density)(x)
+            v, g = jax.value_and_grad(self.log_density)(x)
         ok = jnp.isfinite(v) & jnp.all(jnp.isfinite(g))
         return jnp.where(jnp.isfinite(v), v, -jnp.inf), jnp.where(ok, g, 0.0)
 
-    return LogDensity(value, value_and_grad, jax.jacfwd(lambda x: value_and_grad(x)[1]))
+    def hessian(self, x: Array) -> Array:
+        """The derivative of that gradient."""
+        return jax.jacfwd(lambda x: self.value_and_grad(x)[1])(x)
+
+
+def safe_log_density(log_density: Callable[[Array], Array], forward_mode: bool = False) -> Target:
+    """Guard `log_density` against non-finite values; differentiate by forward mode where reverse mode is impossible."""
+    known = isinstance(log_density, ModelFunction)
+    return Target(log_density if known else plain(log_density), forward_mode)
 
 
 class ModelSetup(NamedTuple):
@@ -58,6 +93,8 @@ class ModelSetup(NamedTuple):
         caveats: why the evidence is undefined or not what its name says, in words; empty where it is sound.
         notes: what a reader of the evidence should know that no check can tell.
         observed: all observed values in rising order; None where they are not known.
+        identity: tells models whose functions do the same, given the same arguments, from others.
+        traceable: whether the model can do with arguments whose values it cannot see.
     """
 
     potential_fn_gen: Callable[..., Callable[[Any], Array]]
@@ -67,6 +104,33 @@ class ModelSetup(NamedTuple):
     caveats: tuple[str, ...]
     notes: tuple[str, ...]
     observed: np.ndarray | None
+    identity: Hashable
+    traceable: bool
+
+    def log_density(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
+        """Log γ on the flat unconstrained vector."""
+        return bind((self.identity, "log_density"), self._log_density, args, kwargs, self.traceable)
+
+    def constrain(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
+        """Constrained values and deterministic sites of the flat unconstrained vector."""
+        return bind((self.identity, "constrain"), self._constrain, args, kwargs, self.traceable)
+
+    def _log_density(self, args: tuple, kwargs: dict[str, Any], x: Array) -> Array:
+        return -self.potential_fn_gen(*args, **kwargs)(self.unravel(x))
+
+    def _constrain(self, args: tuple, kwargs: dict[str, Any], x: Array) -> Any:
+        values = self.unravel(x)
+        return values if self.postprocess_gen is None else self.postprocess_gen(*args, **kwargs)(values)
+
+    def seen_through(self, args: tuple, kwargs: dict[str, Any]) -> "ModelSetup":
+        """The same, with `traceable` found out by tracing with abstract arrays."""
+        tried = self._replace(traceable=True)
+        try:
+            for function in (tried.log_density(args, kwargs), tried.constrain(args, kwargs)):
+                jax.eval_shape(lambda f, x: f(x), function, self.center)
+        except Exception:
+            return self
+        return tried
 
 
 def setup_model(
@@ -103,7 +167,8 @@ def setup_model(
             "Check that its parameters are `numpyro.sample` statements without `obs`."
         )
     trace = info.model_trace
-    return ModelSetup(
+    identity = (Same(model), _shapes([start[name] for name in names]), tuple(names), _identity(trace))
+    setup = ModelSetup(
         potential_fn_gen=info.potential_fn,
         postprocess_gen=info.postprocess_fn,
         unravel=partial(_unravel_sites, names, unravel_list),
@@ -111,7 +176,10 @@ def setup_model(
         caveats=evidence_caveats(trace),
         notes=_factor_notes(trace),
         observed=_observed(trace),
+        identity=identity,
+        traceable=False,
     )
+    return setup.seen_through(model_args, model_kwargs)
 
 
 def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any) -> ModelSetup:
@@ -131,8 +199,17 @@ def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any) -> M
         "note: log_z is the log integral of exp(-potential_fn); it is a model's evidence only if the potential "
         "includes every constant."
     )
-    generate = partial(_ignore_arguments, potential_fn)
-    return ModelSetup(generate, None, unravel, center.astype(_float()), caveats=(), notes=(note,), observed=None)
+    return ModelSetup(
+        potential_fn_gen=partial(_ignore_arguments, potential_fn),
+        postprocess_gen=None,
+        unravel=unravel,
+        center=center.astype(_float()),
+        caveats=(),
+        notes=(note,),
+        observed=None,
+        identity=(Same(potential_fn), _shapes(init_params)),
+        traceable=True,
+    )
 
 
 def _unravel_sites(names: list[str], unravel: Callable[[Array], list[Array]], flat: Array) -> dict[str, Array]:
@@ -141,6 +218,25 @@ def _unravel_sites(names: list[str], unravel: Callable[[Array], list[Array]], fl
 
 def _ignore_arguments(result: Any, *_: Any, **__: Any) -> Any:
     return result
+
+
+def _shapes(tree: Any) -> Hashable:
+    leaves, treedef = jax.tree.flatten(tree)
+    return str(treedef), tuple((jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)
+
+
+def _identity(model_trace: dict[str, dict[str, Any]]) -> Hashable:
+    """What NumPyro's functions of a model keep of the arguments: fixed parameters, and numbers of the supports."""
+    parts = []
+    for name, site in model_trace.items():
+        if site["type"] in ("param", "mutable"):
+            return Same(object())
+        if site["type"] == "sample" and not site["is_observed"] and not site["fn"].support.is_discrete:
+            leaves, treedef = jax.tree.flatten(biject_to(site["fn"].support))
+            if any(isinstance(leaf, Tracer) for leaf in leaves):
+                return Same(object())
+            parts.append((name, str(treedef), tuple(np.asarray(leaf).tobytes() for leaf in leaves)))
+    return tuple(parts)
 
 
 def _float() -> jnp.dtype:

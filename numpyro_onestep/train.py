@@ -18,7 +18,7 @@ from numpyro_onestep.losses import Loss, Problem
 from numpyro_onestep.network import StepNetwork
 from numpyro_onestep.weights import effective_sample_size
 
-__all__ = ["Stage", "TrainConfig", "TrainState", "advance", "describe", "init", "log_weights"]
+__all__ = ["Stage", "TrainConfig", "TrainState", "advance", "describe", "init", "log_weights", "resume"]
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,18 @@ def init(
     state = _judge(state, log_w, config.num_held_out, jnp.array(True))._replace(average=network)
     # strong types throughout, so that the second iteration does not compile again
     return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else lax.convert_element_type(leaf, leaf.dtype), state)
+
+
+def resume(state: TrainState, network: StepNetwork, problem: Problem, config: TrainConfig, share: float) -> TrainState:
+    """Go on with a `network` trained on another target, from an untrained `state`, as if the schedule had come so far.
+
+    `share` of the first stage is taken as done. Done already where the network fits the target; the base itself is kept
+    as the best if it fits better than the network.
+    """
+    _, last = config.bounds(0, state.num_iterations)
+    warm = state._replace(average=network, iteration=jnp.floor(share * last).astype(state.iteration.dtype))
+    warm = _evaluate(warm, problem, config, config.stages[0], True)
+    return warm._replace(network=network, optimizer_state=_optimizer.init(ravel_pytree(network)[0]))
 
 
 def _is_key(leaf: Array) -> bool:

@@ -6,7 +6,7 @@ from jax import random
 
 from numpyro_onestep import base as base_
 from numpyro_onestep import conditional_scale, mixture_vi
-from numpyro_onestep.base_search import searcher
+from numpyro_onestep.base_search import search
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.target import safe_log_density
 from numpyro_onestep.weights import pareto_k
@@ -87,7 +87,7 @@ def test_inflated_draws_are_wider(getkey):
 
 
 @pytest.mark.parametrize("scale_slope", [0.0, 0.7])
-def test_whiten_target_is_the_change_of_variables(getkey, scale_slope):
+def test_whitened_target_is_the_change_of_variables(getkey, scale_slope):
     base = base_.whiten(PAIR)
     base = base._replace(whitening=base.whitening._replace(scale_slopes=scale_slope * jnp.eye(2, k=-1)))
     target = safe_log_density(log_tails := lambda z: -jnp.sum(jnp.log1p((z - 0.3) ** 2)) + 0.1 * z[0] * z[1])
@@ -98,7 +98,7 @@ def test_whiten_target_is_the_change_of_variables(getkey, scale_slope):
 
     @jax.jit
     def compare(u):
-        whitened = base_.whiten_target(base, target)
+        whitened = base_.WhitenedTarget(base, target)
         actual = whitened.value(u), *whitened.value_and_grad(u), whitened.hessian(u)
         return actual, (expected(u), expected(u), jax.grad(expected)(u), jax.hessian(expected)(u))
 
@@ -113,9 +113,9 @@ def test_search_fits_a_correlated_gaussian_far_away(getkey):
     precision = jnp.asarray(np.linalg.inv(cov), jnp.float32)
     constant = float(log_z - 1.5 * np.log(2 * np.pi) - np.sum(np.log(np.diagonal(tril))))
     target = safe_log_density(lambda z: constant - 0.5 * (z - shift) @ precision @ (z - shift))
-    base = searcher(target, 3.0)(getkey(), jnp.zeros(3))
+    base = search(target, 3.0, getkey(), jnp.zeros(3))
     assert base.mixture.means.shape == (1, 3)
-    whitened = base_.whiten_target(base, target)
+    whitened = base_.WhitenedTarget(base, target)
     gaps = jax.vmap(lambda u: whitened.value(u) - base_.log_prob(base, u))(base_.sample(base, getkey(), 2000))
     assert abs(np.mean(gaps) - log_z) < 1e-2
     white = np.linalg.inv(tril) @ np.asarray(base.whitening.scale_tril, np.float64)
@@ -127,7 +127,7 @@ def test_search_finds_the_axes_of_a_rotated_product(getkey):
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(dim, dim)))[0].astype(np.float32)
     potential = lambda x: jnp.sum(x**4 - 6 * x**2)  # noqa: E731
     many_modes = safe_log_density(lambda z: -potential(rotation.T @ z))
-    base = searcher(many_modes, 3.0)(getkey(), jnp.zeros(dim))
+    base = search(many_modes, 3.0, getkey(), jnp.zeros(dim))
     assert bool(base.annealed)
     # the axes found are those of the product up to order and sign
     match = np.abs(base.rotation.T @ rotation)
@@ -135,7 +135,7 @@ def test_search_finds_the_axes_of_a_rotated_product(getkey):
     u = random.normal(getkey(), (100, dim))
     back = jax.vmap(lambda u: base_.whiten_point(base, base_.unwhiten(base, u)))(u)
     np.testing.assert_allclose(back, u, atol=1e-3)
-    straight = searcher(safe_log_density(lambda z: -potential(z)), 3.0)(getkey(), jnp.zeros(dim))
+    straight = search(safe_log_density(lambda z: -potential(z)), 3.0, getkey(), jnp.zeros(dim))
     np.testing.assert_array_equal(straight.rotation, np.eye(dim))
 
 
@@ -150,7 +150,7 @@ PAIR_TARGET = safe_log_density(lambda z: mixture_vi.log_prob(PAIR, z) + 2.0)
 
 
 def weights_of(base, target, key, num=4096):
-    whitened = base_.whiten_target(base, target)
+    whitened = base_.WhitenedTarget(base, target)
     u = base_.sample(base, key, num)
     return np.asarray(jax.vmap(lambda u: whitened.value(u) - base_.log_prob(base, u))(u))
 
@@ -160,7 +160,7 @@ def test_search_gives_heavy_tails_where_the_target_has_them(getkey):
         return -2.25 * jnp.log1p(jnp.sum((z - 1) ** 2) / 1.5)
 
     target, key = safe_log_density(student), getkey()
-    base = searcher(target, 3.0)(getkey(), jnp.zeros(3))
+    base = search(target, 3.0, getkey(), jnp.zeros(3))
     assert base.heavy_share > 0.2
     assert not np.any(conditional_scale.influence(base.whitening))
     before = pareto_k(weights_of(base._replace(heavy_share=jnp.zeros(())), target, key))
@@ -169,12 +169,12 @@ def test_search_gives_heavy_tails_where_the_target_has_them(getkey):
 
 
 def test_search_leaves_gaussian_tails_alone(getkey):
-    base = searcher(safe_log_density(lambda z: -0.5 * jnp.sum((z / 2) ** 2)), 3.0)(getkey(), jnp.zeros(3))
+    base = search(safe_log_density(lambda z: -0.5 * jnp.sum((z / 2) ** 2)), 3.0, getkey(), jnp.zeros(3))
     assert base.heavy_share == 0
 
 
 def test_search_fits_two_modes(getkey):
-    base = searcher(PAIR_TARGET, 4.0)(getkey(), jnp.zeros(2))
+    base = search(PAIR_TARGET, 4.0, getkey(), jnp.zeros(2))
     assert base.mixture.means.shape == (2, 2)
     np.testing.assert_allclose(np.sort(np.exp(base.mixture.log_weights)), [0.3, 0.7], rtol=0.1)
     np.testing.assert_allclose(weight_per_mode(base), [0.3, 0.7], rtol=0.1)
@@ -182,8 +182,7 @@ def test_search_fits_two_modes(getkey):
 
 def test_search_fits_two_modes_under_vmap(getkey):
     # no decision can be taken on values: the components are of a fixed number, some of them without weight
-    search = searcher(PAIR_TARGET, 4.0)
-    bases = jax.jit(jax.vmap(lambda key: search(key, jnp.zeros(2))))(random.split(getkey(), 2))
+    bases = jax.jit(jax.vmap(lambda key: search(PAIR_TARGET, 4.0, key, jnp.zeros(2))))(random.split(getkey(), 2))
     assert np.any(bases.mixture.means[0] != bases.mixture.means[1])
     np.testing.assert_allclose(jax.vmap(weight_per_mode)(bases), [[0.3, 0.7]] * 2, rtol=0.1)
 
@@ -191,7 +190,7 @@ def test_search_fits_two_modes_under_vmap(getkey):
 def test_search_spans_many_modes_with_an_annealed_base(getkey):
     # some hundred modes on a grid
     target = safe_log_density(lambda z: -jnp.sum(0.5 * (z / 12) ** 2 - 5 * jnp.cos(2 * jnp.pi * z / 3)))
-    base = searcher(target, 8.0)(getkey(), jnp.zeros(2))
+    base = search(target, 8.0, getkey(), jnp.zeros(2))
     assert bool(base.annealed)
     assert base.mixture.means.shape == (1, 2)
     assert np.all(np.abs(base.whitening.shift) < 5)
@@ -200,4 +199,4 @@ def test_search_spans_many_modes_with_an_annealed_base(getkey):
 
 def test_search_refuses_a_density_that_is_nan_everywhere(getkey):
     with pytest.raises(ValueError, match="not finite at any of"):
-        searcher(safe_log_density(lambda z: jnp.nan * z[0]), 3.0)(getkey(), jnp.zeros(2))
+        search(safe_log_density(lambda z: jnp.nan * z[0]), 3.0, getkey(), jnp.zeros(2))

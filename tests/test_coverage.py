@@ -55,8 +55,7 @@ def test_log_prob_is_the_density_of_the_draws(getkey):
 
 def test_a_lost_mode_is_found_and_weighed(getkey, identity):
     base = base_on(jnp.array([0]))
-    look = coverage.auditor(safe_log_density(log_density), 3.0)
-    audit = look(getkey(), base, identity, jnp.log(WEIGHTS[0]))
+    audit = coverage.audit(safe_log_density(log_density), 3.0, getkey(), base, identity, jnp.log(WEIGHTS[0]))
     assert len(audit.missing) >= 1
     np.testing.assert_allclose(audit.regions.means[audit.missing[0]], MEANS[1], atol=0.5)
     assert 0.2 < float(audit.share) < 0.3
@@ -65,8 +64,7 @@ def test_a_lost_mode_is_found_and_weighed(getkey, identity):
 
 def test_a_flow_that_covers_everything_passes(getkey, identity):
     base = base_on(jnp.array([0, 1]))
-    look = coverage.auditor(safe_log_density(log_density), 3.0)
-    audit = look(getkey(), base, identity, jnp.zeros(()))
+    audit = coverage.audit(safe_log_density(log_density), 3.0, getkey(), base, identity, jnp.zeros(()))
     assert len(audit.missing) == 0
 
 
@@ -81,7 +79,7 @@ def test_a_lost_mode_in_many_dimensions(getkey):
 
     base = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, dim)), jnp.eye(dim)[None]))
     blocks = flow.blocks_of(StepNetwork(dim, num_blocks=1, width=8, rng_key=getkey(), identity=True), 1)
-    audit = coverage.auditor(safe_log_density(many), 3.0)(getkey(), base, blocks, jnp.log(WEIGHTS[0]))
+    audit = coverage.audit(safe_log_density(many), 3.0, getkey(), base, blocks, jnp.log(WEIGHTS[0]))
     assert 0.15 < float(audit.share) < 0.32
 
 
@@ -98,7 +96,7 @@ def test_a_pole_neither_alarms_nor_hides_a_lost_mode(getkey, lost):
     whitening = whitening._replace(scale_slopes=jnp.zeros((3, 3)).at[1:, 0].set(1.5))
     base = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, 3)), jnp.eye(3)[None]))._replace(whitening=whitening)
     blocks = flow.blocks_of(StepNetwork(3, num_blocks=1, width=8, rng_key=getkey(), identity=True), 1)
-    audit = coverage.auditor(safe_log_density(density), 3.0)(getkey(), base, blocks, jnp.log1p(-lost))
+    audit = coverage.audit(safe_log_density(density), 3.0, getkey(), base, blocks, jnp.log1p(-lost))
     if lost:
         assert 0.1 < float(audit.share) < 0.22
         assert np.all(np.abs(audit.regions.means[audit.missing[0]] - jnp.array([0.0, 60.0, 60.0])) < 1)
@@ -109,7 +107,7 @@ def test_a_pole_neither_alarms_nor_hides_a_lost_mode(getkey, lost):
 def test_a_flow_that_hits_nothing_misses_all(getkey, identity):
     base = base_on(jnp.array([0]))
     moved = safe_log_density(lambda z: log_density(z + FAR))
-    audit = coverage.auditor(moved, 3.0)(getkey(), base, identity, -jnp.inf)
+    audit = coverage.audit(moved, 3.0, getkey(), base, identity, -jnp.inf)
     assert float(audit.share) > 0.8
 
 

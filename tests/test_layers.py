@@ -6,16 +6,17 @@ import numpyro_onestep
 ROOT = Path(numpyro_onestep.__file__).parent
 TREES = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
 LAYERS = [
-    {"block", "compilation", "log_det", "metropolis", "schedule", "target", "weights"},
+    {"block", "compilation", "log_det", "metropolis", "model_function", "schedule", "weights"},
+    {"target"},
     {"conditional_scale", "mixture_vi", "modes", "network"},
     {"base", "flow"},
     {"base_search", "losses", "sde", "tempering"},
     {"coverage", "path_losses"},
     {"train"},
-    {"plan", "proposal", "state"},
+    {"plan", "proposal", "replicates", "state"},
     {"kernel"},
-    {"audit"},
-    {"evidence", "fit"},
+    {"audit", "flow_distribution"},
+    {"evidence", "fit", "reparam"},
     {"checkpoint"},
     {"sampler"},
     {"inference_data", "plots"},

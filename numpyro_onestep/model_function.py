@@ -1,0 +1,130 @@
+"""Functions of a model's arguments and of a point, as pytrees: compiled once for all arguments of the same shapes.
+
+JAX compiles anew for every new function object and for every value that a function closes over. Here the arrays among
+the arguments are leaves of the pytree, so arguments of the compiled code; all else, from the model itself to a number
+among its arguments, is static and compared by value. The second run on new data of the same shape compiles nothing.
+"""
+
+import hashlib
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+
+__all__ = ["ModelFunction", "Same", "bind", "plain"]
+
+_BLUR = 1e-5  # of an array's spread: what rounding to float32 may cost before the array stays a constant
+
+
+@dataclass(frozen=True)
+class _Code:
+    """What is compiled: `function(arrays, x)`. Codes of equal identity do the same."""
+
+    identity: Hashable
+    function: Callable[[tuple[Array, ...], Array], Any] = field(compare=False)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ModelFunction:
+    """A function of one flat point, with the arrays among the model's arguments as leaves."""
+
+    code: _Code = field(metadata={"static": True})
+    arrays: tuple[Array, ...]
+
+    def __call__(self, x: Array) -> Any:
+        """The value at one point of shape (D,)."""
+        return self.code.function(self.arrays, x)
+
+
+class Same:
+    """An object that equals itself alone, whatever its own idea of equality, and can be hashed."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+class _Constant:
+    """An argument that is part of the code, compared by value where that is possible, otherwise by identity."""
+
+    def __init__(self, value: Any):
+        self.value = value
+        if isinstance(value, bool | int | float | complex | str | bytes):
+            self.key: Hashable = (type(value), value)
+        elif isinstance(value, np.ndarray | np.generic | jax.Array) and not _is_opaque(value):
+            array = np.asarray(value)
+            digest = hashlib.blake2b(np.ascontiguousarray(array).tobytes()).digest()
+            self.key = (type(value), array.dtype.str, array.shape, digest)
+        else:
+            self.key = Same(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Constant) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def plain(function: Callable[[Array], Any]) -> ModelFunction:
+    """A function of the point alone; equal only to itself."""
+    return ModelFunction(_Code(Same(function), lambda _, x: function(x)), ())
+
+
+def bind(
+    identity: Hashable, function: Callable[[tuple, dict, Array], Any], args: tuple, kwargs: dict, traceable: bool
+) -> ModelFunction:
+    """`function(args, kwargs, x)` at the given arguments.
+
+    Args:
+        identity: what tells this function from others; must not depend on the arrays.
+        function: of the arguments and a point.
+        args: positional arguments of the model.
+        kwargs: keyword arguments of the model.
+        traceable: whether the model can do with arrays whose values it cannot see; otherwise they are constants.
+    """
+    leaves, treedef = jax.tree.flatten((args, kwargs))
+    moving = [traceable and _can_move(leaf) for leaf in leaves]
+    arrays = tuple(jnp.asarray(leaf) for leaf, moves in zip(leaves, moving, strict=True) if moves)
+    constants = tuple(None if moves else _Constant(leaf) for leaf, moves in zip(leaves, moving, strict=True))
+
+    def merged(arrays: tuple[Array, ...], x: Array) -> Any:
+        rest = iter(arrays)
+        merged = [next(rest) if constant is None else constant.value for constant in constants]
+        args, kwargs = jax.tree.unflatten(treedef, merged)
+        return function(args, kwargs, x)
+
+    return ModelFunction(_Code((identity, treedef, constants), merged), arrays)
+
+
+def _is_opaque(value: Any) -> bool:
+    """Whether an array's bytes cannot be read or do not tell its value."""
+    return isinstance(value, Tracer) or jnp.issubdtype(value.dtype, jax.dtypes.extended) or value.dtype == object
+
+
+def _can_move(leaf: Any) -> bool:
+    """Whether an argument is an array that JAX holds as it is, or nearly so.
+
+    A model may work on NumPy's float64 arrays before JAX sees them: one that float32 would blur, such as a time in
+    seconds, must stay what it is.
+    """
+    if isinstance(leaf, jax.Array):
+        return True
+    if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "biuf":
+        return False
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    if dtype == leaf.dtype:
+        return True
+    finite = leaf[np.isfinite(leaf)]
+    error = np.max(np.abs(finite - finite.astype(dtype)), initial=0.0)
+    return bool(error <= _BLUR * np.std(finite)) if error > 0 else True

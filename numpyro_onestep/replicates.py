@@ -1,0 +1,38 @@
+"""Compiled training of one flow, or of several at once on a leading axis of `TrainState`."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from numpyro.util import is_prng_key
+
+from numpyro_onestep import train
+from numpyro_onestep.losses import Problem
+from numpyro_onestep.network import StepNetwork
+from numpyro_onestep.train import TrainConfig, TrainState
+
+__all__ = ["advance", "init", "resume"]
+
+
+@partial(jax.jit, static_argnames=("config", "num_iterations", "num_blocks", "width"))
+def init(
+    keys: Array, problem: Problem, config: TrainConfig, num_iterations: int, num_blocks: int, width: int
+) -> TrainState:
+    """`train.init` of one key, or of several."""
+    start = lambda key: train.init(key, problem, config, num_iterations, num_blocks, width)  # noqa: E731
+    return start(keys) if is_prng_key(keys) else jax.vmap(start)(keys)
+
+
+@partial(jax.jit, static_argnames=("config", "share"))
+def resume(state: TrainState, network: StepNetwork, problem: Problem, config: TrainConfig, share: float) -> TrainState:
+    """`train.resume` of every flow from its own network."""
+    step = partial(train.resume, problem=problem, config=config, share=share)
+    return step(state, network) if jnp.ndim(state.iteration) == 0 else jax.vmap(step)(state, network)
+
+
+@partial(jax.jit, static_argnames=("config",))
+def advance(state: TrainState, problem: Problem, config: TrainConfig, num_iterations: int | Array) -> TrainState:
+    """`train.advance` of every flow."""
+    step = partial(train.advance, problem=problem, config=config, num_iterations=num_iterations)
+    return step(state) if jnp.ndim(state.iteration) == 0 else jax.vmap(step)(state)

@@ -1,0 +1,80 @@
+"""A second run on data of the same shape compiles nothing, whichever kernel object it uses."""
+
+import jax
+import jax.monitoring
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax import random
+
+from numpyro_onestep import OneStep, OneStepSampler, fit
+
+COMPILED: list[str] = []
+TRACED: list[int] = []
+OPTIONS = {"width": 16, "num_blocks": 1, "batch_size": 32, "steps_per_iteration": 2}
+COUNTS = {"num_warmup": 40, "num_samples": 50, "num_chains": 2, "progress_bar": False}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def listener():
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            COMPILED.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+
+
+def regression(x, y):
+    TRACED.append(1)
+    slope = numpyro.sample("slope", dist.Normal(0, 1))
+    noise = numpyro.sample("noise", dist.HalfNormal(1))
+    numpyro.sample("y", dist.Normal(slope * x, noise), obs=y)
+
+
+def data(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=12)
+    return x, x + rng.normal(size=12)
+
+
+def everything(sampler, seed):
+    """All that a user does with a run: the number of compilations, and of traces of the model."""
+    COMPILED.clear()
+    TRACED.clear()
+    sampler.run(random.key(seed), *data(seed))
+    log_z = sampler.evidence.log_z
+    sampler.draw(random.key(seed + 100), 30)
+    sampler.get_samples()
+    return len(COMPILED), len(TRACED), log_z
+
+
+def test_a_second_run_compiles_nothing():
+    sampler = OneStepSampler(OneStep(regression, **OPTIONS), **COUNTS)
+    first, traced_first, log_z = everything(sampler, 0)
+    second, traced_second, other_log_z = everything(sampler, 1)
+    assert first > 10
+    assert second == 0
+    # NumPyro's look at the model, and ours for what it does with arrays that it cannot see
+    assert traced_second <= 6 < traced_first
+    assert log_z != other_log_z
+    # nor with another kernel object around the same model
+    third, _, again = everything(OneStepSampler(OneStep(regression, **OPTIONS), **COUNTS), 1)
+    assert third == 0
+    assert again == other_log_z
+
+
+def test_training_looks_at_the_device_between_blocks_only(monkeypatch):
+    looks = []
+    advance = OneStep.advance_training
+    monkeypatch.setattr(OneStep, "advance_training", lambda *args: looks.append(1) or advance(*args))
+    OneStepSampler(OneStep(regression, **OPTIONS, coverage_audit=False), **COUNTS).run(random.key(0), *data(0))
+    assert 0 < len(looks) <= fit._NUM_BLOCKS
+
+
+def test_no_tracer_leaks():
+    kernel = OneStep(regression, **OPTIONS, coverage_audit=False)
+    sampler = OneStepSampler(kernel, **{**COUNTS, "num_warmup": 2})
+    with jax.checking_leaks():
+        sampler.run(random.key(0), *data(0))
+    assert np.all(np.isfinite(sampler.get_samples()["slope"]))
