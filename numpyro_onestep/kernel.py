@@ -178,7 +178,7 @@ class OneStep(MCMCKernel):
 
     def target(self, args: tuple, kwargs: dict[str, Any]) -> Target:
         """Log γ on the flat unconstrained vector, guarded against values that are not finite."""
-        return Target(self.setup.log_density(args, kwargs), self._forward_mode)
+        return Target(self.setup.log_density(args, kwargs), self._forward_mode, self.setup.reverse_only)
 
     def problem(self, base: Base, args: tuple, kwargs: dict[str, Any]) -> Problem:
         """Base and target for the given model arguments."""

@@ -6,7 +6,8 @@ among its arguments, is static and compared by value. The second run on new data
 """
 
 import hashlib
-from collections.abc import Callable, Hashable
+import re
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
-__all__ = ["ModelFunction", "Same", "bind", "plain"]
+__all__ = ["ModelFunction", "Same", "bind", "fingerprint", "plain"]
 
 _BLUR = 1e-5  # of an array's spread: what rounding to float32 may cost before the array stays a constant
 
@@ -105,6 +107,40 @@ def bind(
         return function(args, kwargs, x)
 
     return ModelFunction(_Code((identity, treedef, constants), merged), arrays)
+
+
+def fingerprint(function: ModelFunction, x: Array) -> Hashable:
+    """What a function computes, constants that it closes over included: a digest of its trace.
+
+    A model may read a global variable that has changed since it was compiled; its fingerprint then differs. Where the
+    trace cannot tell (host callbacks, values of a transformation around it) each fingerprint is unique.
+
+    Raises:
+        Exception: whatever the model raises where it must see values that are abstract here.
+    """
+    closed = jax.make_jaxpr(function.code.function)(function.arrays, x)
+    text, consts = re.sub(r" at 0x[0-9a-f]+", "", str(closed)), list(_consts(closed))
+    if "callback" in text or any(isinstance(const, Tracer) for const in consts):
+        return Same(object())
+    digest = hashlib.blake2b(text.encode())
+    for const in consts:
+        is_key = jnp.issubdtype(jnp.result_type(const), jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(const) if is_key else const)
+        digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.digest()
+
+
+def _consts(value: Any) -> Iterator[Any]:
+    """The constants of a traced function and of all those within it."""
+    if isinstance(value, ClosedJaxpr):
+        yield from value.consts
+        yield from _consts(value.jaxpr)
+    elif isinstance(value, Jaxpr):
+        for equation in value.eqns:
+            yield from _consts(tuple(equation.params.values()))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _consts(item)
 
 
 def _is_opaque(value: Any) -> bool:

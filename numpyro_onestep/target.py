@@ -12,10 +12,9 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from numpyro.distributions import biject_to
 from numpyro.infer.util import initialize_model
 
-from numpyro_onestep.model_function import ModelFunction, Same, bind, plain
+from numpyro_onestep.model_function import ModelFunction, Same, bind, fingerprint, plain
 
 __all__ = [
     "LogDensity",
@@ -55,6 +54,7 @@ class Target:
 
     log_density: ModelFunction
     forward_mode: bool = field(default=False, metadata={"static": True})
+    reverse_only: bool = field(default=False, metadata={"static": True})
 
     def value(self, x: Array) -> Array:
         """Log γ(x)."""
@@ -71,8 +71,9 @@ class Target:
         return jnp.where(jnp.isfinite(v), v, -jnp.inf), jnp.where(ok, g, 0.0)
 
     def hessian(self, x: Array) -> Array:
-        """The derivative of that gradient."""
-        return jax.jacfwd(lambda x: self.value_and_grad(x)[1])(x)
+        """The derivative of that gradient; by reverse mode too where forward mode is impossible, as with `odeint`."""
+        derivative = jax.jacrev if self.reverse_only else jax.jacfwd
+        return derivative(lambda x: self.value_and_grad(x)[1])(x)
 
 
 def safe_log_density(log_density: Callable[[Array], Array], forward_mode: bool = False) -> Target:
@@ -95,6 +96,7 @@ class ModelSetup(NamedTuple):
         observed: all observed values in rising order; None where they are not known.
         identity: tells models whose functions do the same, given the same arguments, from others.
         traceable: whether the model can do with arguments whose values it cannot see.
+        reverse_only: whether it has functions with rules for reverse-mode differentiation alone.
     """
 
     potential_fn_gen: Callable[..., Callable[[Any], Array]]
@@ -106,6 +108,7 @@ class ModelSetup(NamedTuple):
     observed: np.ndarray | None
     identity: Hashable
     traceable: bool
+    reverse_only: bool = False
 
     def log_density(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
         """Log γ on the flat unconstrained vector."""
@@ -122,15 +125,22 @@ class ModelSetup(NamedTuple):
         values = self.unravel(x)
         return values if self.postprocess_gen is None else self.postprocess_gen(*args, **kwargs)(values)
 
-    def seen_through(self, args: tuple, kwargs: dict[str, Any]) -> "ModelSetup":
-        """The same, with `traceable` found out by tracing with abstract arrays."""
+    def identified(self, args: tuple, kwargs: dict[str, Any]) -> "ModelSetup":
+        """The same, with `traceable` found out and `identity` completed by tracing with abstract arrays."""
         tried = self._replace(traceable=True)
         try:
-            for function in (tried.log_density(args, kwargs), tried.constrain(args, kwargs)):
-                jax.eval_shape(lambda f, x: f(x), function, self.center)
+            fingerprints = tried._fingerprints(args, kwargs)
         except Exception:
-            return self
-        return tried
+            tried = self._replace(traceable=False)
+            fingerprints = tried._fingerprints(args, kwargs)
+        return tried._replace(
+            identity=(self.identity, fingerprints),
+            reverse_only=_is_reverse_only(tried.log_density(args, kwargs), self.center),
+        )
+
+    def _fingerprints(self, args: tuple, kwargs: dict[str, Any]) -> Hashable:
+        functions = self.log_density(args, kwargs), self.constrain(args, kwargs)
+        return tuple(fingerprint(function, self.center) for function in functions)
 
 
 def setup_model(
@@ -167,7 +177,7 @@ def setup_model(
             "Check that its parameters are `numpyro.sample` statements without `obs`."
         )
     trace = info.model_trace
-    identity = (Same(model), _shapes([start[name] for name in names]), tuple(names), _identity(trace))
+    identity = Same(model), tuple(names), _shapes([start[name] for name in names])
     setup = ModelSetup(
         potential_fn_gen=info.potential_fn,
         postprocess_gen=info.postprocess_fn,
@@ -179,7 +189,7 @@ def setup_model(
         identity=identity,
         traceable=False,
     )
-    return setup.seen_through(model_args, model_kwargs)
+    return setup.identified(model_args, model_kwargs)
 
 
 def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any) -> ModelSetup:
@@ -199,7 +209,7 @@ def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any) -> M
         "note: log_z is the log integral of exp(-potential_fn); it is a model's evidence only if the potential "
         "includes every constant."
     )
-    return ModelSetup(
+    setup = ModelSetup(
         potential_fn_gen=partial(_ignore_arguments, potential_fn),
         postprocess_gen=None,
         unravel=unravel,
@@ -208,8 +218,9 @@ def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any) -> M
         notes=(note,),
         observed=None,
         identity=(Same(potential_fn), _shapes(init_params)),
-        traceable=True,
+        traceable=False,
     )
+    return setup.identified((), {})
 
 
 def _unravel_sites(names: list[str], unravel: Callable[[Array], list[Array]], flat: Array) -> dict[str, Array]:
@@ -220,23 +231,19 @@ def _ignore_arguments(result: Any, *_: Any, **__: Any) -> Any:
     return result
 
 
+def _is_reverse_only(log_density: ModelFunction, center: Array) -> bool:
+    try:
+        jax.eval_shape(Target.hessian, Target(log_density), center)
+    except TypeError as error:
+        return "custom_vjp" in str(error)
+    except Exception:
+        return False
+    return False
+
+
 def _shapes(tree: Any) -> Hashable:
     leaves, treedef = jax.tree.flatten(tree)
     return str(treedef), tuple((jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)
-
-
-def _identity(model_trace: dict[str, dict[str, Any]]) -> Hashable:
-    """What NumPyro's functions of a model keep of the arguments: fixed parameters, and numbers of the supports."""
-    parts = []
-    for name, site in model_trace.items():
-        if site["type"] in ("param", "mutable"):
-            return Same(object())
-        if site["type"] == "sample" and not site["is_observed"] and not site["fn"].support.is_discrete:
-            leaves, treedef = jax.tree.flatten(biject_to(site["fn"].support))
-            if any(isinstance(leaf, Tracer) for leaf in leaves):
-                return Same(object())
-            parts.append((name, str(treedef), tuple(np.asarray(leaf).tobytes() for leaf in leaves)))
-    return tuple(parts)
 
 
 def _float() -> jnp.dtype:

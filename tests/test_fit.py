@@ -4,6 +4,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import random
+from models import FEATURES, TARGETS, regression, regression_log_z
 
 from numpyro_onestep import OneStep, OneStepSampler
 
@@ -46,12 +47,13 @@ def test_a_warm_start_needs_a_quarter_of_the_training_and_is_as_right(trained):
     assert np.allclose(np.mean(draws, axis=0), (0.5 + new) / 2, atol=0.15)
 
 
-def test_a_warm_start_where_the_flow_fits_already_trains_no_more(trained):
-    if not bool(trained.last_state.train.done):
-        trained.run(random.key(2), np.array([0, 1]), warm_start=True)
-    assert bool(trained.last_state.train.done)
-    trained.run(random.key(3), np.array([0, 1]), warm_start=True)
-    assert iterations(trained) == 150
+def test_a_warm_start_where_the_flow_fits_already_trains_no_more():
+    sampler = OneStepSampler(OneStep(regression, width=32, num_blocks=2, coverage_audit=False), **COUNTS)
+    sampler.run(random.key(2), FEATURES, TARGETS)
+    sampler.run(random.key(3), FEATURES, TARGETS + 1, warm_start=True)
+    assert bool(sampler.last_state.train.done)
+    assert iterations(sampler) == 150
+    assert abs(sampler.evidence.log_z - regression_log_z(FEATURES, TARGETS + 1)) < 1e-3
 
 
 def test_a_warm_start_needs_a_flow_of_the_same_dimension(trained):

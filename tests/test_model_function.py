@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from numpyro_onestep.model_function import bind, plain
+from numpyro_onestep.model_function import bind, fingerprint, plain
 
 POINT = jnp.array([0.5])
 
@@ -99,3 +99,25 @@ def test_a_plain_function_equals_itself_alone():
     square = lambda x: x**2  # noqa: E731
     assert plain(square) == plain(square)
     assert plain(square) != plain(lambda x: x**2)
+
+
+def test_a_fingerprint_tells_what_a_function_closes_over():
+    def make(data, function=lambda data, x: jnp.sum(data * x)):
+        return fingerprint(bind("f", lambda args, kwargs, x: function(data, x), (), {}, True), POINT)
+
+    numbers = np.arange(3.0)
+    assert make(numbers) == make(numbers.copy())
+    assert make(numbers) != make(numbers + 1)
+    assert make(2.0) != make(3.0)
+    # constants within a function of their own, and rules of differentiation, whose addresses differ at each trace
+    nested = lambda data, x: jax.jit(lambda x: jax.nn.relu(x) * jnp.asarray(data))(x)  # noqa: E731
+    assert make(numbers, nested) == make(numbers, nested)
+    assert make(numbers, nested) != make(numbers + 1, nested)
+
+
+def test_what_a_trace_cannot_tell_is_never_the_same():
+    def callback(args, kwargs, x):
+        return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    function = bind("f", callback, (), {}, True)
+    assert fingerprint(function, POINT) != fingerprint(function, POINT)
