@@ -23,6 +23,7 @@ __all__ = [
     "WhitenedTarget",
     "log_affinity",
     "log_prob",
+    "pad",
     "parts",
     "sample",
     "score",
@@ -141,6 +142,15 @@ def log_affinity(target: LogDensity, rng_key: Array, base: Base, num_draws: int 
     u = sample(base, rng_key, num_draws)
     log_w = jax.vmap(lambda u: whitened.value(u) - log_prob(base, u))(u)
     return 2 * (logsumexp(0.5 * jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)) - jnp.log(num_draws))
+
+
+def pad(base: Base, sizes: tuple[int, ...] = (9, 64)) -> Base:
+    """The same with components without weight, up to one of a few sizes: NumPyro stacks the states of its chains."""
+    num = len(base.mixture.log_weights)
+    extra = next((size for size in sizes if size >= num), num) - num
+    more = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], extra, axis=0), base.mixture)
+    more = more._replace(log_weights=jnp.full_like(more.log_weights, -1e30))
+    return base._replace(mixture=jax.tree.map(lambda *leaves: jnp.concatenate(leaves), base.mixture, more))
 
 
 def whiten(q: Mixture, annealed: bool | Array = False, rotation: Array | None = None) -> Base:

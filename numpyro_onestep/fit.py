@@ -44,9 +44,9 @@ def fit(
 
     No retry where the base has conditional scales, which no mixture can keep, or is broad anyhow: it is only told.
     """
-    # the first three are those of `init`
+    # the first three are those of `start`
     key_audit, key_extend, key_train, key_again = random.split(rng_key, 7)[3:]
-    state: Any = kernel.init(rng_key, num_warmup, init_params, args, kwargs)
+    state: Any = kernel.start(rng_key, num_warmup, init_params, args, kwargs)
     if before is not None:
         state = _warm(kernel, state, before, args, kwargs)
     state = _train(kernel, state, num_warmup, args, kwargs, progress_bar)

@@ -222,16 +222,30 @@ class OneStep(MCMCKernel):
             model_kwargs: keyword arguments of the model.
         """
         kwargs = {} if model_kwargs is None else model_kwargs
+        # chains that are run one by one have their states stacked at the end
+        finish = base_.pad if is_prng_key(rng_key) else identity
+        return self.start(rng_key, num_warmup, init_params, model_args, kwargs, finish)
+
+    def start(
+        self,
+        rng_key: Array,
+        num_warmup: int,
+        init_params: Any,
+        args: tuple,
+        kwargs: dict[str, Any],
+        finish: Callable[[Base], Base] = identity,
+    ) -> OneStepState:
+        """`init`, with the last word on the base."""
         single = is_prng_key(rng_key)
         key_setup, key_base, key_train = random.split(rng_key if single else rng_key[0], 3)
         if not single and init_params is not None:
             init_params = jax.tree.map(lambda leaf: leaf[0], init_params)
-        self.prepare(key_setup, init_params, model_args, kwargs)
+        self.prepare(key_setup, init_params, args, kwargs)
         self._sample_fn = self.sample
         trained, base = None, None
         if num_warmup > 0:
-            base = search(self.target(model_args, kwargs), self.init_scale, key_base, self.setup.center)
-            trained = self.init_training(key_train, base, num_warmup, model_args, kwargs)
+            base = finish(search(self.target(args, kwargs), self.init_scale, key_base, self.setup.center))
+            trained = self.init_training(key_train, base, num_warmup, args, kwargs)
         return self._first_state(rng_key, base, trained)
 
     def init_training(

@@ -107,7 +107,7 @@ class OneStepSampler(MCMC):
             rng_key: one key, or one for each chain.
             *args: arguments of the model.
             extra_fields: further fields of `OneStepState` to collect: "potential_energy", "log_weight",
-                "accept_prob", "num_steps".
+                "accept_prob", "num_steps"; "~z.site" leaves a site out.
             init_params: unconstrained values of the first starting point (with a leading axis of chains if
                 num_chains > 1); needed with a potential function.
             warm_start: train on from the flow trained last, for other data of the same shape: a quarter of the
@@ -208,6 +208,8 @@ class OneStepSampler(MCMC):
 
     def _begin(self, args: tuple, kwargs: dict, init_params: Any, extra_fields: tuple[str, ...]) -> None:
         for name in extra_fields:
+            if name.startswith(f"~{self._sample_field}."):
+                continue
             if name.split(".")[0] not in OneStepState._fields:
                 raise AttributeError(f"OneStepState has no field '{name}'; it has {', '.join(OneStepState._fields)}.")
             if name.split(".")[0] in ("base", "train", "rng_key"):
@@ -263,15 +265,18 @@ class OneStepSampler(MCMC):
         proposals = pool(flows, key_propose, many, num_steps)
 
         points, fields = _collect(key_correct, proposals, correction, shape, num_steps, self.num_warmup)
-        kept = np.arange(self.thinning - 1, self.num_samples, self.thinning)
+        kept = np.arange(self.num_samples % self.thinning + self.thinning - 1, self.num_samples, self.thinning)
         flat = points[:, kept].reshape(-1, points.shape[-1])
 
         def grouped(tree: Any) -> Any:
             return jax.tree.map(lambda leaf: leaf.reshape((shape[0], len(kept), *leaf.shape[1:])), tree)
 
-        self._states = {self._sample_field: grouped(self._constrain(flat))}
+        samples = grouped(self._constrain(flat))
+        self._states = {self._sample_field: samples}
         for name in dict.fromkeys((*self._default_fields[1:], *extra_fields)):
-            if name.startswith(f"{self._sample_field}."):
+            if name.startswith(f"~{self._sample_field}."):
+                samples.pop(name.split(".", 1)[1], None)
+            elif name.startswith(f"{self._sample_field}."):
                 value = jax.vmap(self.sampler.setup.unravel)(flat)[name.split(".", 1)[1]]
                 self._states[name] = grouped(value)
             else:

@@ -8,19 +8,19 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jax import Array
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
+from jax.scipy.stats import norm
 from numpyro.infer.util import initialize_model
 
 from numpyro_onestep.model_function import ModelFunction, Same, bind, fingerprint, plain
+from numpyro_onestep.model_trace import evidence_caveats, factor_notes, masked_out, observed_values
 
 __all__ = [
     "LogDensity",
     "ModelSetup",
     "Target",
-    "evidence_caveats",
     "safe_log_density",
     "setup_model",
     "setup_potential",
@@ -97,6 +97,9 @@ class ModelSetup(NamedTuple):
         identity: tells models whose functions do the same, given the same arguments, from others.
         traceable: whether the model can do with arguments whose values it cannot see.
         reverse_only: whether it has functions with rules for reverse-mode differentiation alone.
+        idle: coordinates that the density does not depend on, shape (D,): masked entries of latent sites that touch
+            nothing, as `obs_mask` makes them. They get a standard normal density of their own, which changes neither
+            the other coordinates' posterior nor the evidence.
     """
 
     potential_fn_gen: Callable[..., Callable[[Any], Array]]
@@ -109,6 +112,7 @@ class ModelSetup(NamedTuple):
     identity: Hashable
     traceable: bool
     reverse_only: bool = False
+    idle: np.ndarray | None = None
 
     def log_density(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
         """Log γ on the flat unconstrained vector."""
@@ -119,7 +123,8 @@ class ModelSetup(NamedTuple):
         return bind((self.identity, "constrain"), self._constrain, args, kwargs, self.traceable)
 
     def _log_density(self, args: tuple, kwargs: dict[str, Any], x: Array) -> Array:
-        return -self.potential_fn_gen(*args, **kwargs)(self.unravel(x))
+        value = -self.potential_fn_gen(*args, **kwargs)(self.unravel(x))
+        return value if self.idle is None else value + jnp.sum(jnp.where(self.idle, norm.logpdf(x), 0.0))
 
     def _constrain(self, args: tuple, kwargs: dict[str, Any], x: Array) -> Any:
         values = self.unravel(x)
@@ -130,9 +135,12 @@ class ModelSetup(NamedTuple):
         tried = self._replace(traceable=True)
         try:
             fingerprints = tried._fingerprints(args, kwargs)
-        except Exception:
+        except Exception:  # whatever a model raises where it must see values
             tried = self._replace(traceable=False)
-            fingerprints = tried._fingerprints(args, kwargs)
+            try:
+                fingerprints = tried._fingerprints(args, kwargs)
+            except Exception:  # it will say so where it is run
+                return tried._replace(identity=Same(object()))
         return tried._replace(
             identity=(self.identity, fingerprints),
             reverse_only=_is_reverse_only(tried.log_density(args, kwargs), self.center),
@@ -183,13 +191,16 @@ def setup_model(
         postprocess_gen=info.postprocess_fn,
         unravel=partial(_unravel_sites, names, unravel_list),
         center=center.astype(_float()),
-        caveats=evidence_caveats(trace),
-        notes=_factor_notes(trace),
-        observed=_observed(trace),
+        caveats=(),
+        notes=factor_notes(trace),
+        observed=observed_values(trace),
         identity=identity,
         traceable=False,
     )
-    return setup.identified(model_args, model_kwargs)
+    idle = _idle(setup, trace, names, model_args, model_kwargs)
+    flat = setup._replace(idle=np.concatenate([np.ravel(idle[name]) for name in names]) if idle else None)
+    caveats = evidence_caveats(trace, idle or {name: np.zeros(np.shape(start[name]), bool) for name in names})
+    return flat._replace(caveats=caveats).identified(model_args, model_kwargs)
 
 
 def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any) -> ModelSetup:
@@ -250,67 +261,18 @@ def _float() -> jnp.dtype:
     return jnp.result_type(float)
 
 
-def _base_distribution(fn: Any) -> Any:
-    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
-
-
-def _is_masked(fn: Any) -> bool:
-    """Whether any part of a distribution is masked out."""
-    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
-        if isinstance(fn, dist.MaskedDistribution) and not _all_true(fn._mask):
-            return True
-        fn = fn.base_dist
-    return False
-
-
-def evidence_caveats(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
-    """Reasons, one sentence each, why ∫γ is not the model's marginal likelihood; from a trace of the model."""
-    caveats = []
-    for name, site in model_trace.items():
-        if site["type"] == "plate":
-            size, subsample_size = site["args"]
-            if subsample_size is not None and subsample_size != size:
-                caveats.append(f"plate '{name}' subsamples {subsample_size} of {size}: its likelihood is rescaled.")
-        if site["type"] != "sample":
-            continue
-        latent = not site["is_observed"]
-        if latent and isinstance(_base_distribution(site["fn"]), dist.ImproperUniform):
-            if f"{name.removesuffix('_unwrapped')}_factor" in model_trace and name.endswith("_unwrapped"):
-                caveats.append(f"site '{name}' of `CircularReparam` repeats itself without end; leave it circular.")
-            else:
-                caveats.append(f"site '{name}' has an improper prior: the evidence has no scale; use a proper prior.")
-        if latent and _is_masked(site["fn"]):
-            caveats.append(f"latent site '{name}' is masked, so its prior is improper where the mask is False.")
-        if site["scale"] is not None and not _is_one(site["scale"]):
-            caveats.append(f"site '{name}' is rescaled by `handlers.scale` or a subsampled plate.")
-    return tuple(caveats)
-
-
-def _factor_notes(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
-    names = [
-        name
-        for name, site in model_trace.items()
-        if site["type"] == "sample" and isinstance(_base_distribution(site["fn"]), dist.Unit)
-    ]
-    if not names:
-        return ()
-    sites = ", ".join(f"'{name}'" for name in names)
-    return (f"note: the model has `factor` terms ({sites}): log_z counts them as they are, normalised or not.",)
-
-
-def _observed(model_trace: dict[str, dict[str, Any]]) -> np.ndarray | None:
-    sites = (site for site in model_trace.values() if site["type"] == "sample" and site["is_observed"])
-    values = [site["value"] for site in sites]
-    if any(isinstance(value, Tracer) for value in values):
-        return None
-    return np.sort(np.concatenate([np.zeros(0), *(np.ravel(np.asarray(value)).astype(float) for value in values)]))
-
-
-def _is_one(scale: Any) -> bool:
-    return not isinstance(scale, Tracer) and bool(np.all(np.asarray(scale) == 1))
-
-
-def _all_true(mask: Any) -> bool:
-    return not isinstance(mask, Tracer) and bool(np.all(np.asarray(mask)))
+def _idle(
+    setup: ModelSetup, model_trace: dict[str, dict[str, Any]], names: list[str], args: tuple, kwargs: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """By site, the masked entries in which the gradient is exactly zero at the centre and around it; {} if none are."""
+    start = setup.unravel(setup.center)
+    idle = {name: masked_out(model_trace[name]["fn"], np.shape(start[name])) for name in names}
+    if isinstance(setup.center, Tracer) or not any(np.any(entries) for entries in idle.values()):
+        return {}
+    log_density = setup.log_density(args, kwargs)
+    offsets = np.random.default_rng(0).normal(size=(4, len(setup.center)))
+    offsets[0] = 0
+    grads = jax.jit(jax.vmap(jax.grad(log_density)))(setup.center + jnp.asarray(offsets, setup.center.dtype))
+    still = setup.unravel(jnp.all(grads == 0, axis=0).astype(setup.center.dtype))
+    idle = {name: entries & (np.asarray(still[name]) == 1) for name, entries in idle.items()}
+    return idle if any(np.any(entries) for entries in idle.values()) else {}

@@ -200,3 +200,17 @@ def test_search_spans_many_modes_with_an_annealed_base(getkey):
 def test_search_refuses_a_density_that_is_nan_everywhere(getkey):
     with pytest.raises(ValueError, match="not finite at any of"):
         search(safe_log_density(lambda z: jnp.nan * z[0]), 3.0, getkey(), jnp.zeros(2))
+
+
+def test_padding_adds_no_mass(getkey):
+    base = search(PAIR_TARGET, 4.0, getkey(), jnp.zeros(2))
+    padded = base_.pad(base, sizes=(2, 9))
+    assert padded.mixture.means.shape == (2, 2)
+    padded = base_.pad(base, sizes=(9, 64))
+    assert padded.mixture.means.shape == (9, 2)
+    u = random.normal(getkey(), (50, 2))
+    for f in (base_.log_prob, base_.score):
+        over_points = jax.vmap(f, in_axes=(None, 0))
+        assert np.allclose(over_points(padded, u), over_points(base, u), atol=1e-5)
+    draws = base_.sample(padded, getkey(), 4000)
+    assert np.allclose(np.cov(draws.T), np.eye(2), atol=0.1)

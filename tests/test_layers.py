@@ -6,7 +6,7 @@ import numpyro_onestep
 ROOT = Path(numpyro_onestep.__file__).parent
 TREES = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
 LAYERS = [
-    {"block", "compilation", "log_det", "metropolis", "model_function", "schedule", "weights"},
+    {"block", "compilation", "log_det", "metropolis", "model_function", "model_trace", "schedule", "weights"},
     {"target"},
     {"conditional_scale", "mixture_vi", "modes", "network"},
     {"base", "flow"},

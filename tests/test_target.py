@@ -134,3 +134,40 @@ def test_lost_digits_are_told():
     sampler.run(random.key(0), init_params=jnp.zeros((4, 2)))
     assert not sampler.evidence.reliable
     assert any("rounding errors" in warning for warning in sampler.evidence.warnings)
+
+
+def known_in_part():
+    """Two of four observations are missing; NumPyro gives the other two latent values that touch nothing."""
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    known = jnp.array([True, True, False, False])
+    with numpyro.plate("data", 4):
+        numpyro.sample("y", dist.Normal(mu, 1), obs=jnp.array([2.0, 2.0, 0.0, 0.0]), obs_mask=known)
+
+
+def test_entries_that_touch_nothing_are_made_proper_and_the_evidence_stays():
+    setup = setup_model(random.key(0), known_in_part, (), {}, init_strategy=init_to_uniform)
+    assert setup.idle.tolist() == [False, True, True, False, False]
+    assert setup.caveats == ()
+    # the evidence is that of the two known values: N((2, 2); 0, I + 1), whatever the missing ones are
+    log_density = setup.log_density((), {})
+    grid = jnp.linspace(-8, 8, 401)
+    idle = jnp.array([0.0, 0.3, -0.2, 0.0, 0.0])
+    mu, y = jnp.meshgrid(grid, grid)
+
+    def value(mu, y):
+        return log_density(idle.at[0].set(mu).at[3].set(y).at[4].set(y))
+
+    # y and its twin are independent given mu: the integral over both is the square of that over one
+    values = jax.vmap(jax.vmap(value))(mu, y)
+    one = 0.5 * (values - jax.vmap(lambda mu: value(mu, mu))(grid))
+    step = grid[1] - grid[0]
+    inner = jax.vmap(lambda mu: value(mu, mu))(grid) + 2 * jnp.log(jnp.sum(jnp.exp(one), axis=0) * step)
+    outer = jnp.log(jnp.sum(jnp.exp(inner)) * step) - jnp.sum(jax.scipy.stats.norm.logpdf(idle[1:3]))
+    exact = dist.MultivariateNormal(jnp.zeros(2), jnp.eye(2) + 1).log_prob(jnp.full(2, 2.0))
+    assert np.isclose(outer, exact, atol=1e-3)
+
+
+def test_a_masked_prior_that_matters_is_still_told():
+    setup = setup_model(random.key(0), masked, (), {}, init_strategy=init_to_uniform)
+    assert setup.idle is None
+    assert "masked" in setup.caveats[0]

@@ -7,7 +7,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import random
-from kernels import KERNELS, all_equal, both, check_mean, check_moments, one_step, sampled
+from kernels import KERNELS, all_equal, both, check_mean, check_moments, sampled
 from models import FEATURES, TARGETS, regression, regression_posterior
 from numpyro.infer import MCMC
 
@@ -124,21 +124,7 @@ def neck(y):
     numpyro.sample("y", dist.Normal(loc, scale), obs=y)
 
 
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        KERNELS["NUTS"],
-        pytest.param(
-            one_step,
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=ValueError,
-                reason="chains that find bases of different size cannot be stacked by NumPyro",
-            ),
-        ),
-    ],
-    ids=KERNELS,
-)
+@both
 def test_sequential_chains_whose_searches_differ(kernel):
     mcmc = sampled(kernel(neck), 1.0, num_warmup=100, num_chains=2, chain_method="sequential")
     assert mcmc.get_samples(group_by_chain=True)["loc"].shape == (2, 200)

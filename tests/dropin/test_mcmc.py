@@ -172,7 +172,6 @@ def test_sites_are_left_out_on_request(kernel):
     assert set(mcmc.get_samples()) == {"norm"}
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="OneStepSampler does not know '~z.site'")
 def test_sites_are_left_out_by_the_sampler():
     sampler = OneStepSampler(one_step(regression), num_warmup=20, num_samples=50, progress_bar=False)
     sampler.run(random.key(0), *DATA, extra_fields=("~z.beta",))

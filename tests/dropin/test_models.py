@@ -196,21 +196,7 @@ def imputed():
         numpyro.sample("y", dist.Normal(shared, 1), obs=jnp.array([2.0, 2.0, 0.0, 0.0]), obs_mask=known)
 
 
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        NUTS,
-        pytest.param(
-            one_step,
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AssertionError,
-                reason="NumPyro leaves the known entries' latents without any density",
-            ),
-        ),
-    ],
-    ids=KERNELS,
-)
+@both
 def test_obs_mask_imputes_the_missing(kernel):
     options = {"num_chains": 2, "chain_method": "vectorized", "num_samples": 800, "num_warmup": 80}
     samples = sampled(kernel(imputed), **options).get_samples(group_by_chain=True)
@@ -270,18 +256,13 @@ def rate_moments():
     return mean, np.average((grid - mean) ** 2, weights=weight)
 
 
-ONLY_REVERSE = pytest.mark.xfail(
-    strict=True, raises=TypeError, reason="the base search needs forward over reverse mode"
-)
-
-
 @pytest.mark.parametrize(
     ("kernel", "model", "options"),
     [
         pytest.param(NUTS, with_while_loop, {"forward_mode_differentiation": True}, id="NUTS-while_loop"),
         pytest.param(one_step, with_while_loop, {"forward_mode_differentiation": True}, id="OneStep-while_loop"),
         pytest.param(NUTS, with_odeint, {}, id="NUTS-odeint"),
-        pytest.param(one_step, with_odeint, {}, id="OneStep-odeint", marks=ONLY_REVERSE),
+        pytest.param(one_step, with_odeint, {}, id="OneStep-odeint"),
     ],
 )
 def test_differential_equations(kernel, model, options):

@@ -1,0 +1,80 @@
+"""What one trace of a model tells about its evidence: caveats, notes, masks, the observed values."""
+
+from typing import Any
+
+import numpy as np
+import numpyro.distributions as dist
+from jax.core import Tracer
+
+__all__ = ["evidence_caveats", "factor_notes", "masked_out", "observed_values"]
+
+
+def evidence_caveats(model_trace: dict[str, dict[str, Any]], idle: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """Reasons, one sentence each, why ∫γ is not the model's marginal likelihood.
+
+    From a trace of the model, and the masked entries of its latent sites that touch nothing and do no harm.
+    """
+    caveats = []
+    for name, site in model_trace.items():
+        if site["type"] == "plate":
+            size, subsample_size = site["args"]
+            if subsample_size is not None and subsample_size != size:
+                caveats.append(f"plate '{name}' subsamples {subsample_size} of {size}: its likelihood is rescaled.")
+        if site["type"] != "sample":
+            continue
+        latent = not site["is_observed"]
+        if latent and isinstance(_base_distribution(site["fn"]), dist.ImproperUniform):
+            if f"{name.removesuffix('_unwrapped')}_factor" in model_trace and name.endswith("_unwrapped"):
+                caveats.append(f"site '{name}' of `CircularReparam` repeats itself without end; leave it circular.")
+            else:
+                caveats.append(f"site '{name}' has an improper prior: the evidence has no scale; use a proper prior.")
+        if latent and name in idle and np.any(masked_out(site["fn"], idle[name].shape) & ~idle[name]):
+            caveats.append(f"latent site '{name}' is masked, so its prior is improper where the mask is False.")
+        if site["scale"] is not None and not _is_one(site["scale"]):
+            caveats.append(f"site '{name}' is rescaled by `handlers.scale` or a subsampled plate.")
+    return tuple(caveats)
+
+
+def factor_notes(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """What to know of a model with `factor` terms; empty without."""
+    names = [
+        name
+        for name, site in model_trace.items()
+        if site["type"] == "sample" and isinstance(_base_distribution(site["fn"]), dist.Unit)
+    ]
+    if not names:
+        return ()
+    sites = ", ".join(f"'{name}'" for name in names)
+    return (f"note: the model has `factor` terms ({sites}): log_z counts them as they are, normalised or not.",)
+
+
+def observed_values(model_trace: dict[str, dict[str, Any]]) -> np.ndarray | None:
+    """All observed values in rising order; None where they cannot be seen."""
+    sites = (site for site in model_trace.values() if site["type"] == "sample" and site["is_observed"])
+    values = [site["value"] for site in sites]
+    if any(isinstance(value, Tracer) for value in values):
+        return None
+    return np.sort(np.concatenate([np.zeros(0), *(np.ravel(np.asarray(value)).astype(float) for value in values)]))
+
+
+def _is_one(scale: Any) -> bool:
+    return not isinstance(scale, Tracer) and bool(np.all(np.asarray(scale) == 1))
+
+
+def masked_out(fn: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Which entries of an unconstrained site of this shape are masked out; all where the mask cannot be seen."""
+    out = np.zeros(shape, bool)
+    batch = len(fn.batch_shape)
+    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        if isinstance(fn, dist.MaskedDistribution):
+            keep = False if isinstance(fn._mask, Tracer) else np.asarray(fn._mask)
+            keep = np.broadcast_to(keep, np.broadcast_shapes(np.shape(keep), shape[:batch]))
+            out |= ~keep.reshape(shape[:batch] + (1,) * (len(shape) - batch))
+        fn = fn.base_dist
+    return out
+
+
+def _base_distribution(fn: Any) -> Any:
+    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
