@@ -15,6 +15,7 @@ from numpyro_onestep import base as base_
 from numpyro_onestep import metropolis, replicates, train
 from numpyro_onestep.base import Base
 from numpyro_onestep.base_search import search
+from numpyro_onestep.compilation import keep
 from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.plan import plan
@@ -203,6 +204,7 @@ class OneStep(MCMCKernel):
                 init_params=init_params,
                 forward_mode=self._forward_mode,
             )
+        keep(self._setup.identity)
 
     def init(
         self,

@@ -9,6 +9,7 @@ from jax import Array, random
 
 from numpyro_onestep import base as base_
 from numpyro_onestep import flow, train
+from numpyro_onestep.compilation import jit
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.network import StepNetwork
 
@@ -52,7 +53,7 @@ def propose_once(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, 
     return Proposals(jax.vmap(lambda u: base_.unwhiten(problem.base, u))(y), log_w, energy, folded)
 
 
-_propose_once = jax.jit(propose_once, static_argnames=("num_draws", "num_steps", "check_folds"))
+_propose_once = jit(propose_once, static_argnames=("num_draws", "num_steps", "check_folds"))
 
 
 def propose(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, check_folds: bool = False) -> Proposals:

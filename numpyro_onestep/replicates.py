@@ -8,6 +8,7 @@ from jax import Array
 from numpyro.util import is_prng_key
 
 from numpyro_onestep import train
+from numpyro_onestep.compilation import jit
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.network import StepNetwork
 from numpyro_onestep.train import TrainConfig, TrainState
@@ -15,7 +16,7 @@ from numpyro_onestep.train import TrainConfig, TrainState
 __all__ = ["advance", "init", "resume"]
 
 
-@partial(jax.jit, static_argnames=("config", "num_iterations", "num_blocks", "width"))
+@partial(jit, static_argnames=("config", "num_iterations", "num_blocks", "width"))
 def init(
     keys: Array, problem: Problem, config: TrainConfig, num_iterations: int, num_blocks: int, width: int
 ) -> TrainState:
@@ -24,14 +25,14 @@ def init(
     return start(keys) if is_prng_key(keys) else jax.vmap(start)(keys)
 
 
-@partial(jax.jit, static_argnames=("config", "share"))
+@partial(jit, static_argnames=("config", "share"))
 def resume(state: TrainState, network: StepNetwork, problem: Problem, config: TrainConfig, share: float) -> TrainState:
     """`train.resume` of every flow from its own network."""
     step = partial(train.resume, problem=problem, config=config, share=share)
     return step(state, network) if jnp.ndim(state.iteration) == 0 else jax.vmap(step)(state, network)
 
 
-@partial(jax.jit, static_argnames=("config",))
+@partial(jit, static_argnames=("config",))
 def advance(state: TrainState, problem: Problem, config: TrainConfig, num_iterations: int | Array) -> TrainState:
     """`train.advance` of every flow."""
     step = partial(train.advance, problem=problem, config=config, num_iterations=num_iterations)

@@ -13,6 +13,7 @@ from numpyro.util import is_prng_key
 
 from numpyro_onestep import evidence as evidence_
 from numpyro_onestep import metropolis
+from numpyro_onestep.compilation import jit
 from numpyro_onestep.coverage import Audit
 from numpyro_onestep.evidence import Evidence
 from numpyro_onestep.fit import fit
@@ -302,12 +303,12 @@ def _correct(correction: str, rng_key: Array, log_weights: Array, shape: tuple[i
     return jnp.take_along_axis(indices, held, axis=1), accept_prob
 
 
-@jax.jit
+@jit
 def _apply(function: ModelFunction, points: Array) -> Any:
     return jax.vmap(function)(points)
 
 
-@partial(jax.jit, static_argnames=("correction", "shape", "num_steps", "num_warmup"))
+@partial(jit, static_argnames=("correction", "shape", "num_steps", "num_warmup"))
 def _collect(
     rng_key: Array, proposals: Proposals, correction: str, shape: tuple[int, int], num_steps: int, num_warmup: int
 ) -> tuple[Array, dict[str, Array]]:

@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 import pytest
 from jax import random
 
-from numpyro_onestep import OneStep, OneStepSampler, fit
+from numpyro_onestep import OneStep, OneStepSampler, compilation, fit
 
 COMPILED: list[str] = []
 TRACED: list[int] = []
@@ -96,3 +96,19 @@ def test_no_tracer_leaks():
     with jax.checking_leaks():
         sampler.run(random.key(0), *data(0))
     assert np.all(np.isfinite(sampler.get_samples()["slope"]))
+
+
+def test_the_code_of_a_few_models_is_kept(monkeypatch):
+    # each holds thousands of memory maps, and a process has 65,530
+    monkeypatch.setattr(compilation, "_models", set())
+    traces = []
+    double = compilation.jit(lambda x: traces.append(1) or 2 * x)
+    for model in range(compilation._MAX_MODELS):
+        compilation.keep(model)
+        double(1.0)
+    compilation.keep(0)
+    double(1.0)
+    assert len(traces) == 1
+    compilation.keep("one more")
+    double(1.0)
+    assert len(traces) == 2

@@ -13,8 +13,15 @@ from numpyro.infer import MCMC
 
 DATA = (FEATURES, TARGETS)
 MEAN, COV = regression_posterior()
-METHODS = {"vectorized": "vectorized", "sequential": "sequential", "parallel": "parallel", "vmap": jax.vmap}
-methods = pytest.mark.parametrize("chain_method", METHODS.values(), ids=METHODS)
+methods = pytest.mark.parametrize(
+    "chain_method",
+    [
+        "vectorized",
+        "sequential",
+        pytest.param("parallel", marks=pytest.mark.slow),  # on one device it is sequential
+        pytest.param(jax.vmap, id="vmap"),
+    ],
+)
 
 
 @methods

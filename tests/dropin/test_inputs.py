@@ -112,7 +112,13 @@ def test_arguments_of_any_kind(kernel):
     check_moments(mcmc.get_samples(group_by_chain=True)["loc"], 6 / 4, 1 / 4)
 
 
-@pytest.mark.parametrize("transform", [jax.vmap, lambda f: jax.jit(jax.vmap(f))], ids=["vmap", "jit of vmap"])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        pytest.param(jax.vmap, id="vmap"),
+        pytest.param(lambda f: jax.jit(jax.vmap(f)), id="jit of vmap", marks=pytest.mark.slow),
+    ],
+)
 @both
 def test_whole_runs_over_data_sets(kernel, transform):
     def draws(key, y):

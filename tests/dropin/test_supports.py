@@ -75,7 +75,11 @@ def runs():
     return run
 
 
-@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in GROUPS[group]])
+def slow_if_long(group, *more):
+    return pytest.param(group, *more, marks=[pytest.mark.slow] * (group == "matrices"))
+
+
+@pytest.mark.parametrize(("group", "name"), [slow_if_long(group, name) for group in GROUPS for name in GROUPS[group]])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_support(runs, kernel, group, name):
     prior = GROUPS[group][name]
@@ -87,7 +91,7 @@ def test_support(runs, kernel, group, name):
     check_moments(draws, direct.mean(0), direct.var(0), truth_error=error)
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", [slow_if_long(group) for group in GROUPS])
 def test_a_prior_has_evidence_one(runs, group):
     result = evidence(runs("OneStep", group), random.key(1))
     assert abs(result.log_z) < 5 * result.std_error + 1e-3
