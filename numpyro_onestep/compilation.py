@@ -1,31 +1,40 @@
-"""Compiled functions of this package: how they are compiled, and for how many models they are kept.
+"""Compiled functions of this package: how they are compiled, and how many of them are kept.
 
-A compiled model takes thousands of memory maps, of which a Linux process has 65,530; without a limit a process that
-fits one model after the other would die of them.
+Each takes hundreds of memory maps, of which a Linux process has 65,530; without a limit a process that fits one model
+after the other would die of them.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
 import jax
 from jax.core import Tracer
 
-__all__ = ["jit", "jit_once", "keep"]
+__all__ = ["jit", "jit_once", "make_room"]
 
 _FAST = {"xla_backend_optimization_level": 1}
-_MAX_MODELS = 4
+_MAX_PROGRAMS = 100  # some four models' worth
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_compiled: list[Any] = []
-_models: set[Hashable] = set()
+_functions: list[Any] = []
+_traces: list[None] = []  # one for each program compiled
+
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+    @wraps(function)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        _traces.append(None)
+        return function(*args, **kwargs)
+
+    compiled = jax.jit(counted, **options)
+    _functions.append(compiled)
+    return compiled
 
 
 def jit(function: _F, static_argnames: tuple[str, ...] = ()) -> _F:
     """`jax.jit`, for functions that take a model as an argument."""
-    compiled = jax.jit(function, static_argnames=static_argnames)
-    _compiled.append(compiled)
-    return compiled  # type: ignore[return-value]
+    return _compiled(function, static_argnames=static_argnames)
 
 
 def jit_once(function: _F, static_argnames: tuple[str, ...] = ()) -> _F:
@@ -33,9 +42,8 @@ def jit_once(function: _F, static_argnames: tuple[str, ...] = ()) -> _F:
 
     Within another transformation it is plain `jax.jit`.
     """
-    plain = jit(function, static_argnames)
-    fast = jax.jit(function, static_argnames=static_argnames, compiler_options=_FAST)
-    _compiled.append(fast)
+    plain = _compiled(function, static_argnames=static_argnames)
+    fast = _compiled(function, static_argnames=static_argnames, compiler_options=_FAST)
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -45,10 +53,9 @@ def jit_once(function: _F, static_argnames: tuple[str, ...] = ()) -> _F:
     return call  # type: ignore[return-value]
 
 
-def keep(identity: Hashable) -> None:
-    """Make room for a model's compiled code: beyond four models all of it is given up."""
-    if identity not in _models and len(_models) == _MAX_MODELS:
-        _models.clear()
-        for compiled in _compiled:
-            compiled.clear_cache()
-    _models.add(identity)
+def make_room() -> None:
+    """Give up all compiled programs if there are too many: before a fit, never within one."""
+    if len(_traces) > _MAX_PROGRAMS:
+        _traces.clear()
+        for function in _functions:
+            function.clear_cache()

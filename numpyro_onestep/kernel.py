@@ -15,7 +15,7 @@ from numpyro_onestep import base as base_
 from numpyro_onestep import metropolis, replicates, train
 from numpyro_onestep.base import Base
 from numpyro_onestep.base_search import search
-from numpyro_onestep.compilation import keep
+from numpyro_onestep.compilation import make_room
 from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.plan import plan
@@ -192,19 +192,13 @@ class OneStep(MCMCKernel):
 
     def prepare(self, rng_key: Array, init_params: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         """Look at the model or the potential function once, before anything is traced."""
+        make_room()
         if self._model is None:
             self._setup = setup_potential(self._potential_fn, init_params)  # type: ignore[arg-type]
         else:
-            self._setup = setup_model(
-                rng_key,
-                self._model,
-                args,
-                kwargs,
-                init_strategy=self._init_strategy,
-                init_params=init_params,
-                forward_mode=self._forward_mode,
-            )
-        keep(self._setup.identity)
+            start = {"init_strategy": self._init_strategy, "init_params": init_params}
+            forward_mode = self._forward_mode
+            self._setup = setup_model(rng_key, self._model, args, kwargs, **start, forward_mode=forward_mode)
 
     def init(
         self,

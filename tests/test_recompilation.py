@@ -98,17 +98,18 @@ def test_no_tracer_leaks():
     assert np.all(np.isfinite(sampler.get_samples()["slope"]))
 
 
-def test_the_code_of_a_few_models_is_kept(monkeypatch):
-    # each holds thousands of memory maps, and a process has 65,530
-    monkeypatch.setattr(compilation, "_models", set())
+def test_not_too_many_programs_are_kept(monkeypatch):
+    # each holds hundreds of memory maps, and a process has 65,530
+    monkeypatch.setattr(compilation, "_traces", [])
+    monkeypatch.setattr(compilation, "_functions", [])
     traces = []
     double = compilation.jit(lambda x: traces.append(1) or 2 * x)
-    for model in range(compilation._MAX_MODELS):
-        compilation.keep(model)
-        double(1.0)
-    compilation.keep(0)
-    double(1.0)
-    assert len(traces) == 1
-    compilation.keep("one more")
-    double(1.0)
-    assert len(traces) == 2
+    for size in range(compilation._MAX_PROGRAMS):
+        double(np.zeros(size))
+    compilation.make_room()
+    double(np.zeros(0))
+    assert len(traces) == compilation._MAX_PROGRAMS
+    double(np.zeros(compilation._MAX_PROGRAMS))
+    compilation.make_room()
+    double(np.zeros(0))
+    assert len(traces) == compilation._MAX_PROGRAMS + 2
