@@ -55,10 +55,12 @@ def score(q: Mixture, x: Array) -> Array:
 
 
 def sample(q: Mixture, rng_key: Array, num_draws: int, inflate: float | Array = 1.0) -> Array:
-    """Exact draws, shape (num_draws, D); `inflate` stretches the components, as in `base.sample`."""
-    key_k, key_x = random.split(rng_key)
-    k = random.categorical(key_k, q.log_weights, shape=(num_draws,))
-    eps = inflate * random.normal(key_x, (num_draws, q.means.shape[1]), q.means.dtype)
+    """Exact draws, shape (num_draws, D); `inflate` stretches the components, as in `base.sample`.
+
+    The noise is that of a single normal with the same key, so that components without weight change nothing.
+    """
+    k = random.categorical(random.fold_in(rng_key, 2), q.log_weights, shape=(num_draws,))
+    eps = inflate * random.normal(rng_key, (num_draws, q.means.shape[1]), q.means.dtype)
     return q.means[k] + jnp.einsum("nij,nj->ni", q.scale_trils[k], eps)
 
 

@@ -20,5 +20,12 @@ def getkey():
     return lambda: next(keys)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def give_up_compiled_programs():
+    # each holds hundreds of memory maps, of which a process has 65,530
+    yield
+    jax.clear_caches()
+
+
 def pytest_sessionfinish():
     shutil.rmtree(_CACHE, ignore_errors=True)

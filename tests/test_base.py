@@ -212,5 +212,9 @@ def test_padding_adds_no_mass(getkey):
     for f in (base_.log_prob, base_.score):
         over_points = jax.vmap(f, in_axes=(None, 0))
         assert np.allclose(over_points(padded, u), over_points(base, u), atol=1e-5)
-    draws = base_.sample(padded, getkey(), 4000)
+    key = getkey()
+    draws = base_.sample(padded, key, 4000)
     assert np.allclose(np.cov(draws.T), np.eye(2), atol=0.1)
+    # the draws of a single normal stay what they are
+    normal = base_.whiten(Mixture(jnp.zeros(1), jnp.ones((1, 2)), jnp.eye(2)[None]))
+    assert np.allclose(base_.sample(base_.pad(normal), key, 50), base_.sample(normal, key, 50), atol=1e-5)

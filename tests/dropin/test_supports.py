@@ -76,7 +76,7 @@ def runs():
 
 
 def slow_if_long(group, *more):
-    return pytest.param(group, *more, marks=[pytest.mark.slow] * (group == "matrices"))
+    return pytest.param(group, *more, marks=[pytest.mark.slow] * (group != "scalars"))
 
 
 @pytest.mark.parametrize(("group", "name"), [slow_if_long(group, name) for group in GROUPS for name in GROUPS[group]])
