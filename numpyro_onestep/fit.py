@@ -48,7 +48,7 @@ def fit(
     key_audit, key_extend, key_train, key_again = random.split(rng_key, 7)[3:]
     state: Any = kernel.start(rng_key, num_warmup, init_params, args, kwargs)
     if before is not None:
-        state = _warm(kernel, state, before, args, kwargs)
+        state = _warm(kernel, random.split(rng_key, 7)[2], state, before, num_warmup, args, kwargs)
     state = _train(kernel, state, num_warmup, args, kwargs, progress_bar)
     if not kernel.coverage_audit:
         return Fit(state, None)
@@ -66,11 +66,14 @@ def fit(
     return Fit(state, found)
 
 
-def _warm(kernel: OneStep, state: Any, before: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+def _warm(
+    kernel: OneStep, rng_key: Array, state: Any, before: Any, num_warmup: int, args: tuple, kwargs: dict[str, Any]
+) -> Any:
     """An untrained state with the networks of another fit."""
     check_dim(before.base, kernel.setup.center)
-    if bool(state.base.annealed):
-        state = state._replace(base=before.base if bool(before.base.annealed) else state.base)
+    if bool(state.base.annealed) and bool(before.base.annealed):
+        trained = kernel.init_training(rng_key, before.base, num_warmup, args, kwargs)
+        state = state._replace(base=before.base, train=trained)
     problem = kernel.problem(state.base, args, kwargs)
     return state._replace(train=kernel.resume_training(state.train, before.train, problem))
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
+from jax.core import Tracer
 from numpyro.infer import init_to_uniform
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity, is_prng_key
@@ -120,7 +122,7 @@ class OneStep(MCMCKernel):
         self.correction = correction
         self._budgets = tuple(sorted({num_steps, *budgets} - {1}))
         self._init_strategy = init_strategy
-        self.init_scale = init_scale
+        self.init_scale = float(init_scale)
         self.coverage_audit = coverage_audit
         self.num_replicates = num_replicates
         self._width = width
@@ -190,15 +192,17 @@ class OneStep(MCMCKernel):
         each = trained_flows(state)
         return [Flow(s.train.best, self.problem(s.base, args, kwargs)) for s in each]  # type: ignore[union-attr,arg-type]
 
-    def prepare(self, rng_key: Array, init_params: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    def prepare(
+        self, rng_key: Array, init_params: Any, args: tuple, kwargs: dict[str, Any], fill_idle: bool = True
+    ) -> None:
         """Look at the model or the potential function once, before anything is traced."""
         make_room()
         if self._model is None:
             self._setup = setup_potential(self._potential_fn, init_params)  # type: ignore[arg-type]
         else:
-            start = {"init_strategy": self._init_strategy, "init_params": init_params}
-            forward_mode = self._forward_mode
-            self._setup = setup_model(rng_key, self._model, args, kwargs, **start, forward_mode=forward_mode)
+            how: dict[str, Any] = {"forward_mode": self._forward_mode, "fill_idle": fill_idle}
+            how |= {"init_strategy": self._init_strategy, "init_params": init_params}
+            self._setup = setup_model(rng_key, self._model, args, kwargs, **how)
 
     def init(
         self,
@@ -217,10 +221,7 @@ class OneStep(MCMCKernel):
             model_args: arguments of the model.
             model_kwargs: keyword arguments of the model.
         """
-        kwargs = {} if model_kwargs is None else model_kwargs
-        # chains that are run one by one have their states stacked at the end
-        finish = base_.pad if is_prng_key(rng_key) else identity
-        return self.start(rng_key, num_warmup, init_params, model_args, kwargs, finish)
+        return self.start(rng_key, num_warmup, init_params, model_args, model_kwargs or {}, stock=True)
 
     def start(
         self,
@@ -229,20 +230,24 @@ class OneStep(MCMCKernel):
         init_params: Any,
         args: tuple,
         kwargs: dict[str, Any],
-        finish: Callable[[Base], Base] = identity,
+        stock: bool = False,
     ) -> OneStepState:
-        """`init`, with the last word on the base."""
+        """`init`; in stock `MCMC`, other arguments may follow, and states of single chains may be stacked."""
         single = is_prng_key(rng_key)
         key_setup, key_base, key_train = random.split(rng_key if single else rng_key[0], 3)
         if not single and init_params is not None:
             init_params = jax.tree.map(lambda leaf: leaf[0], init_params)
-        self.prepare(key_setup, init_params, args, kwargs)
+        self.prepare(key_setup, init_params, args, kwargs, fill_idle=not stock)
         self._sample_fn = self.sample
         trained, base = None, None
         if num_warmup > 0:
-            base = finish(search(self.target(args, kwargs), self.init_scale, key_base, self.setup.center))
+            base = search(self.target(args, kwargs), self.init_scale, key_base, self.setup.center)
+            base = base_.pad(base) if stock and single else base
             trained = self.init_training(key_train, base, num_warmup, args, kwargs)
-        return self._first_state(rng_key, base, trained)
+        state = self._first_state(rng_key, base, trained)
+        if isinstance(self.setup.center, Tracer):  # it must not outlive the transformation
+            self._setup = self.setup._replace(center=np.zeros(self.setup.center.shape, self.setup.center.dtype))
+        return state
 
     def init_training(
         self, rng_key: Array, base: Base, num_warmup: int, args: tuple, kwargs: dict[str, Any]

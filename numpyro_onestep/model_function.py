@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 __all__ = ["ModelFunction", "Same", "bind", "fingerprint", "plain"]
 
 _BLUR = 1e-5  # of an array's spread: what rounding to float32 may cost before the array stays a constant
+_MAX_INTEGER = 1000  # beyond it the cube of an integer overflows 32 bits
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,17 @@ def bind(
     arrays = tuple(jnp.asarray(leaf) for leaf, moves in zip(leaves, moving, strict=True) if moves)
     constants = tuple(None if moves else _Constant(leaf) for leaf, moves in zip(leaves, moving, strict=True))
 
-    def merged(arrays: tuple[Array, ...], x: Array) -> Any:
-        rest = iter(arrays)
-        merged = [next(rest) if constant is None else constant.value for constant in constants]
-        args, kwargs = jax.tree.unflatten(treedef, merged)
-        return function(args, kwargs, x)
-
+    merged = partial(_merge_and_call, function, treedef, constants)
     return ModelFunction(_Code((identity, treedef, constants), merged), arrays)
+
+
+def _merge_and_call(
+    function: Callable[[tuple, dict, Array], Any], treedef: Any, constants: tuple, arrays: tuple[Array, ...], x: Array
+) -> Any:
+    rest = iter(arrays)
+    leaves = [next(rest) if constant is None else constant.value for constant in constants]
+    args, kwargs = jax.tree.unflatten(treedef, leaves)
+    return function(args, kwargs, x)
 
 
 def fingerprint(function: ModelFunction, x: Array) -> Hashable:
@@ -120,7 +126,8 @@ def fingerprint(function: ModelFunction, x: Array) -> Hashable:
     """
     closed = jax.make_jaxpr(function.code.function)(function.arrays, x)
     text, consts = re.sub(r" at 0x[0-9a-f]+", "", str(closed)), list(_consts(closed))
-    if "callback" in text or any(isinstance(const, Tracer) for const in consts):
+    hidden = getattr(jax.config, "jax_use_simplified_jaxpr_constants", False)  # constants are not in the trace then
+    if hidden or "callback" in text or any(isinstance(const, Tracer) for const in consts):
         return Same(object())
     digest = hashlib.blake2b(text.encode())
     for const in consts:
@@ -151,8 +158,8 @@ def _is_opaque(value: Any) -> bool:
 def _can_move(leaf: Any) -> bool:
     """Whether an argument is an array that JAX holds as it is, or nearly so.
 
-    A model may work on NumPy's float64 arrays before JAX sees them: one that float32 would blur, such as a time in
-    seconds, must stay what it is.
+    A model may work on NumPy's arrays of 64 bits before JAX sees them. A float64 array that float32 would blur, such as
+    a time in seconds, must stay what it is, and so must int64 whose powers would overflow int32.
     """
     if isinstance(leaf, jax.Array):
         return True
@@ -161,6 +168,8 @@ def _can_move(leaf: Any) -> bool:
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
     if dtype == leaf.dtype:
         return True
+    if leaf.dtype.kind in "iu":
+        return bool(np.max(np.abs(leaf), initial=0) <= _MAX_INTEGER)
     finite = leaf[np.isfinite(leaf)]
     error = np.max(np.abs(finite - finite.astype(dtype)), initial=0.0)
     return bool(error <= _BLUR * np.std(finite)) if error > 0 else True

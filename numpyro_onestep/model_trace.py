@@ -62,16 +62,31 @@ def _is_one(scale: Any) -> bool:
 
 
 def masked_out(fn: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Which entries of an unconstrained site of this shape are masked out; all where the mask cannot be seen."""
+    """Which entries of an unconstrained site of this shape are masked out; all where that cannot be told."""
     out = np.zeros(shape, bool)
-    batch = len(fn.batch_shape)
     while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
         if isinstance(fn, dist.MaskedDistribution):
-            keep = False if isinstance(fn._mask, Tracer) else np.asarray(fn._mask)
-            keep = np.broadcast_to(keep, np.broadcast_shapes(np.shape(keep), shape[:batch]))
-            out |= ~keep.reshape(shape[:batch] + (1,) * (len(shape) - batch))
+            out |= _dropped(fn, shape)
         fn = fn.base_dist
     return out
+
+
+def _dropped(fn: dist.MaskedDistribution, shape: tuple[int, ...]) -> np.ndarray:
+    if isinstance(fn._mask, Tracer):
+        return np.ones(shape, bool)
+    drop = ~np.asarray(fn._mask)
+    if not np.any(drop) or np.all(drop):
+        return np.broadcast_to(np.any(drop), shape)
+    num_before = len(shape) - len(fn.batch_shape) - len(fn.event_shape)  # axes of `sample_shape`
+    batch = shape[max(num_before, 0) : len(shape) - len(fn.event_shape)]
+    if (
+        num_before < 0
+        or drop.ndim > len(batch)
+        or any(size not in (1, whole) for size, whole in zip(drop.shape[::-1], batch[::-1], strict=False))
+    ):
+        return np.ones(shape, bool)
+    spread = np.broadcast_to(drop, batch).reshape(batch + (1,) * len(fn.event_shape))
+    return np.broadcast_to(spread, shape)
 
 
 def _base_distribution(fn: Any) -> Any:

@@ -16,10 +16,8 @@ from numpyro_onestep.flow_distribution import BaseDistribution, FlowTransform, k
 
 __all__ = ["FlowReparam"]
 
-_LATENT = "onestep_latent"
 
-
-class FlowReparam(Reparam):
+class FlowReparam:
     """All latent sites of a model as images of one site "onestep_latent" under the trained flow (Hoffman et al. 2019).
 
     As NumPyro's `NeuTraReparam` does with a guide. In the flow's space the posterior is nearly the base, so NUTS moves
@@ -55,40 +53,56 @@ class FlowReparam(Reparam):
             raise TypeError("FlowReparam needs a kernel made from a model: a potential function has no sites.")
         self._unravel = kernel.setup.unravel
         self._constrain = kernel.setup.constrain(mcmc._args, mcmc._kwargs)
-        self._names = list(self._unravel(kernel.setup.center))
-        self._plates: set[str] = set()
-        self._values: dict[str, Array] = {}
+        self._names = set(self._unravel(jnp.zeros(self.transform.base.dim)))
 
     def reparam(self, fn: Callable) -> Callable:
-        """The model with its latent sites made deterministic functions of the one new site."""
-        return numpyro.handlers.reparam(fn, config=self._config)
+        """The model with its latent sites made deterministic functions of the one new site.
+
+        Raises (from the new model):
+            ValueError: if a latent site of the trained model is not reached, as within `scan`.
+        """
+
+        def transported(*args: Any, **kwargs: Any) -> Any:
+            # before the model, out of reach of the handlers within it
+            latent: Any = numpyro.sample("onestep_latent", _PulledBack(self.transform))  # type: ignore[arg-type]
+            values, used = self._unravel(self.transform(latent)), set()
+
+            def config(site: dict[str, Any]) -> Reparam | None:
+                if site["name"] not in self._names or site["is_observed"]:
+                    return None
+                used.add(site["name"])
+                return _FromFlow(values[site["name"]])
+
+            result = numpyro.handlers.reparam(fn, config=config)(*args, **kwargs)
+            if used != self._names:
+                missing = ", ".join(sorted(self._names - used))
+                raise ValueError(
+                    f"FlowReparam does not reach the sites {missing}: they are within `scan` or another control flow, "
+                    "or the flow was trained on another model."
+                )
+            return result
+
+        return transported
 
     def transform_sample(self, latent: Array) -> Any:
         """Constrained sites by name of values of "onestep_latent", shape (..., D)."""
         points = self.transform(latent).reshape(-1, latent.shape[-1])
-        sites = jax.vmap(self._constrain)(points)
+        with numpyro.handlers.block():
+            sites = jax.vmap(self._constrain)(points)
         return jax.tree.map(lambda leaf: leaf.reshape(*latent.shape[:-1], *leaf.shape[1:]), sites)
 
-    def _config(self, site: dict[str, Any]) -> "FlowReparam | None":
-        if site["name"] not in self._names or site["is_observed"]:
-            return None
-        # the new site belongs to none of the plates around the old ones
-        self._plates |= {frame.name for frame in site["cond_indep_stack"]}
-        return self
+
+class _FromFlow(Reparam):
+    """One site's value, given on the unconstrained space, with its prior as a factor."""
+
+    def __init__(self, free: Array):
+        self._free = free
 
     def __call__(self, name: str, fn: Any, obs: Any) -> tuple[None, Any]:
-        """One site's value from the flow, its prior as a factor."""
-        if obs is not None:
-            raise ValueError(f"FlowReparam cannot reparametrise site '{name}': it is observed.")
-        if name == self._names[0]:
-            pulled_back: Any = _PulledBack(self.transform)
-            latent: Any = numpyro.sample(_LATENT, pulled_back, infer={"block_plates": self._plates})
-            self._values = self._unravel(self.transform(latent))
-        free = self._values[name]
         to_support = biject_to(fn.support)
-        value: Any = to_support(free)
+        value: Any = to_support(self._free)
         if numpyro.get_mask() is not False:
-            jacobian = to_support.log_abs_det_jacobian(free, value)
+            jacobian = to_support.log_abs_det_jacobian(self._free, value)
             batch_dims = jnp.ndim(value) - len(fn.event_shape)
             jacobian = sum_rightmost(jacobian, jnp.ndim(jacobian) - batch_dims)
             numpyro.factor(f"_{name}_prior", fn.log_prob(value) + jacobian)

@@ -160,8 +160,12 @@ def setup_model(
     init_strategy: Callable,
     init_params: Any = None,
     forward_mode: bool = False,
+    fill_idle: bool = False,
 ) -> ModelSetup:
     """Trace `model` once with NumPyro's own `initialize_model`.
+
+    With `fill_idle` the entries that touch nothing are looked for: where the arguments stay what they are, since which
+    these entries are may depend on them.
 
     Raises:
         ValueError: if the model has no continuous latent site.
@@ -197,7 +201,7 @@ def setup_model(
         identity=identity,
         traceable=False,
     )
-    idle = _idle(setup, trace, names, model_args, model_kwargs)
+    idle = _idle(setup, trace, names, model_args, model_kwargs, forward_mode) if fill_idle else {}
     flat = setup._replace(idle=np.concatenate([np.ravel(idle[name]) for name in names]) if idle else None)
     caveats = evidence_caveats(trace, idle or {name: np.zeros(np.shape(start[name]), bool) for name in names})
     return flat._replace(caveats=caveats).identified(model_args, model_kwargs)
@@ -262,17 +266,24 @@ def _float() -> jnp.dtype:
 
 
 def _idle(
-    setup: ModelSetup, model_trace: dict[str, dict[str, Any]], names: list[str], args: tuple, kwargs: dict[str, Any]
+    setup: ModelSetup,
+    model_trace: dict[str, dict[str, Any]],
+    names: list[str],
+    args: tuple,
+    kwargs: dict[str, Any],
+    forward_mode: bool,
 ) -> dict[str, np.ndarray]:
     """By site, the masked entries in which the gradient is exactly zero at the centre and around it; {} if none are."""
     start = setup.unravel(setup.center)
     idle = {name: masked_out(model_trace[name]["fn"], np.shape(start[name])) for name in names}
     if isinstance(setup.center, Tracer) or not any(np.any(entries) for entries in idle.values()):
         return {}
-    log_density = setup.log_density(args, kwargs)
-    offsets = np.random.default_rng(0).normal(size=(4, len(setup.center)))
-    offsets[0] = 0
-    grads = jax.jit(jax.vmap(jax.grad(log_density)))(setup.center + jnp.asarray(offsets, setup.center.dtype))
-    still = setup.unravel(jnp.all(grads == 0, axis=0).astype(setup.center.dtype))
+    target = Target(setup.log_density(args, kwargs), forward_mode)
+    offsets = np.random.default_rng(0).normal(size=(5, len(setup.center))) * np.array([[0], [0.1], [1], [10], [100]])
+    points = setup.center + jnp.asarray(offsets, setup.center.dtype)
+    values, grads = jax.jit(jax.vmap(target.value_and_grad))(points)
+    if isinstance(grads, Tracer):
+        return {}
+    still = setup.unravel(jnp.all((grads == 0) | ~jnp.isfinite(values)[:, None], axis=0).astype(setup.center.dtype))
     idle = {name: entries & (np.asarray(still[name]) == 1) for name, entries in idle.items()}
     return idle if any(np.any(entries) for entries in idle.values()) else {}

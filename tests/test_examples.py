@@ -18,6 +18,26 @@ def test_eight_schools_smoke(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_radiata_pine():
+    result = subprocess.run([sys.executable, EXAMPLES / "radiata_pine.py"], capture_output=True, text=True, check=True)
+    assert "log Bayes factor 8.42368" in result.stdout  # in closed form
+    rows = [line.split() for line in result.stdout.splitlines() if line.startswith(("adjusted density", "density"))]
+    first, second = (row[-7:] for row in rows)  # from log_bayes_factor on
+    assert first[0] == "0.0000"
+    assert abs(float(second[0]) - 8.42368) < 3 * float(second[1]) + 1e-3
+    assert first[-1] == second[-1] == "True"
+
+
+@pytest.mark.slow
+def test_gallery_smoke(tmp_path):
+    command = [sys.executable, EXAMPLES / "gallery" / "run.py", "mixture", "--smoke", "--json", tmp_path / "rows.jsonl"]
+    subprocess.run(command, check=True)
+    row = json.loads((tmp_path / "rows.jsonl").read_text())
+    assert row["model"] == "mixture"
+    assert row["verdict"] in ("agrees", "flagged", "WRONG")
+
+
 # name → smallest share of effective draws, largest error of log Z, seconds of training on two CPU cores
 REQUIRED = {
     "eight_schools": (0.90, 0.02, 75),

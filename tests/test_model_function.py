@@ -121,3 +121,14 @@ def test_what_a_trace_cannot_tell_is_never_the_same():
 
     function = bind("f", callback, (), {}, True)
     assert fingerprint(function, POINT) != fingerprint(function, POINT)
+
+
+@pytest.mark.skipif(jax.config.jax_enable_x64, reason="int64 holds it")
+def test_integers_whose_powers_overflow_stay_what_they_are():
+    def square(args, kwargs, x):
+        return (args[0] ** 2 / 1e9).sum() * x
+
+    large, small = (bind("square", square, (np.array(n),), {}, True) for n in ([70_000, 90_000], [7, 9]))
+    assert large.arrays == ()
+    assert len(small.arrays) == 1
+    assert np.isclose(call(large, POINT)[0], 6.5)

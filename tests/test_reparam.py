@@ -38,6 +38,27 @@ def test_the_density_in_the_flows_space_is_that_of_the_model_and_the_jacobian(sa
     assert np.isclose(value, target.value(flat) + reparam.transform.log_abs_det_jacobian(latent, flat), atol=1e-3)
 
 
+def test_handlers_within_the_model_do_not_touch_the_flow(sampler):
+    latent = jnp.array([0.3, -0.4, 0.8, 0.1])
+
+    def value(power):
+        model = FlowReparam(sampler).reparam(numpyro.handlers.scale(hierarchical, scale=power))
+        return log_density(model, (EFFECTS,), {}, {"onestep_latent": latent})[0]
+
+    # the model's own density is scaled, log|det| is not: the value is linear in the power, and log|det| at power zero
+    reparam = FlowReparam(sampler)
+    log_det = reparam.transform.log_abs_det_jacobian(latent, latent)
+    assert np.isclose(2 * value(0.5) - value(1.0), log_det, atol=1e-3)
+
+
+def test_sites_out_of_reach_are_named(sampler):
+    def other(y):
+        numpyro.sample("scale", dist.LogNormal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="does not reach the sites effect"):
+        log_density(FlowReparam(sampler).reparam(other), (EFFECTS,), {}, {"onestep_latent": jnp.zeros(4)})
+
+
 def test_nuts_in_the_flows_space_agrees_and_mixes(sampler):
     reparam = FlowReparam(sampler)
     mcmc = MCMC(NUTS(reparam.reparam(hierarchical)), num_warmup=200, num_samples=500, progress_bar=False)

@@ -10,6 +10,7 @@ from numpyro.infer import init_to_uniform
 from numpyro.infer.reparam import CircularReparam
 
 from numpyro_onestep import OneStep, OneStepSampler
+from numpyro_onestep.model_trace import masked_out
 from numpyro_onestep.target import setup_model
 
 DATA = jnp.array([0.3, -0.2, 1.1, 0.4])
@@ -145,7 +146,7 @@ def known_in_part():
 
 
 def test_entries_that_touch_nothing_are_made_proper_and_the_evidence_stays():
-    setup = setup_model(random.key(0), known_in_part, (), {}, init_strategy=init_to_uniform)
+    setup = setup_model(random.key(0), known_in_part, (), {}, init_strategy=init_to_uniform, fill_idle=True)
     assert setup.idle.tolist() == [False, True, True, False, False]
     assert setup.caveats == ()
     # the evidence is that of the two known values: N((2, 2); 0, I + 1), whatever the missing ones are
@@ -168,6 +169,23 @@ def test_entries_that_touch_nothing_are_made_proper_and_the_evidence_stays():
 
 
 def test_a_masked_prior_that_matters_is_still_told():
-    setup = setup_model(random.key(0), masked, (), {}, init_strategy=init_to_uniform)
+    setup = setup_model(random.key(0), masked, (), {}, init_strategy=init_to_uniform, fill_idle=True)
     assert setup.idle is None
     assert "masked" in setup.caveats[0]
+
+
+def masked_inside_an_event():
+    numpyro.sample("x", dist.Normal(0, 1).expand([3]).mask(jnp.array([True, False, True])).to_event(1))
+
+
+def masked_and_repeated():
+    numpyro.sample("x", dist.Normal(jnp.zeros(2), 1).mask(jnp.array([True, False])), sample_shape=(3,))
+
+
+@pytest.mark.parametrize(
+    ("model", "out"),
+    [(masked_inside_an_event, [False, True, False]), (masked_and_repeated, 3 * [[False, True]])],
+)
+def test_masks_are_found_wherever_they_stand(model, out):
+    site = numpyro.handlers.trace(numpyro.handlers.seed(model, 0)).get_trace()["x"]
+    assert masked_out(site["fn"], np.shape(site["value"])).tolist() == out
