@@ -25,10 +25,11 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-if _version("jaxlib") == "0.10.2":
+if _version("jaxlib") in ("0.10.0", "0.10.1", "0.10.2"):
     _warnings.warn(
-        "jaxlib 0.10.2 computes wrong results on CPU (github.com/jax-ml/jax/issues/39103): batched matrix-vector "
-        "products, and with them every number of this package. Install another version: pip install 'jax!=0.10.2'.",
+        f"jaxlib {_version('jaxlib')} has two defects on CPU: batched LAPACK calls may wait for one another for ever "
+        "(0.10.0 to 0.10.2, repaired by jax commit 859992407d), and batched matrix-vector products are wrong (0.10.2, "
+        "github.com/jax-ml/jax/issues/39103). Install another version: pip install 'jax<0.10'.",
         RuntimeWarning,
         stacklevel=2,
     )

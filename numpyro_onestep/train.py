@@ -182,7 +182,7 @@ def _held_out_weights(
 ) -> Array:
     """Log weights of base draws that training never sees, and after them of as many stretched ones, into the tails.
 
-    In small chunks: two CPU devices that share their threads were seen to wait for one another in larger ones.
+    In chunks, one after the other, to bound the memory.
     """
     num_chunks = config.num_held_out // _CHUNK
     keys = random.split(random.fold_in(state.rng_key, 2**31 - 1), 2 * num_chunks)

@@ -7,6 +7,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA logs every program it 
 import jax
 import pytest
 
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # gw0, gw1, …
+if _WORKER and hasattr(os, "sched_setaffinity"):
+    # one core each, before XLA counts them: its threads spin, and would take the other process's turns
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(_WORKER.removeprefix("gw")) % len(cores)]})
+
 # many tests run the same small program: each process compiles it once
 _CACHE = tempfile.mkdtemp(prefix="onestep-test-cache-")
 jax.config.update("jax_compilation_cache_dir", _CACHE)

@@ -38,6 +38,25 @@ def test_gallery_smoke(tmp_path):
     assert row["verdict"] in ("agrees", "flagged", "WRONG")
 
 
+ABLATED = {  # problem → variants that must differ from one another there
+    "funnel": "default ordinary_gradient no_stretch affine no_whitening no_bumps no_tanh no_ridges free_signs",
+    "double_wells_32": "default no_annealing",
+    "ionosphere": "default dense_scales two_steps volume",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", ABLATED)
+def test_what_an_ablation_replaces_is_what_runs(problem, tmp_path):
+    # the compiled programs of the variant before it must not stand in for it
+    variants, rows = ABLATED[problem].split(), tmp_path / "rows.jsonl"
+    command = [sys.executable, EXAMPLES / "benchmarks" / "ablation.py", problem, "--variants", *variants]
+    subprocess.run([*command, "--iterations", "3", "--json", rows], check=True)
+    gaps = {row["variant"]: row["elbo_gap"] for row in map(json.loads, rows.read_text().splitlines())}
+    assert list(gaps) == variants
+    assert len(set(gaps.values())) == len(variants)
+
+
 # name → smallest share of effective draws, largest error of log Z, seconds of training on two CPU cores
 REQUIRED = {
     "eight_schools": (0.90, 0.02, 75),

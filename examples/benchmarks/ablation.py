@@ -11,7 +11,7 @@ those losses are about.
 
 import argparse
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from jax import Array, random
 from run import measure
 
 from numpyro_onestep import OneStep, base, base_search, block, flow
+from numpyro_onestep import kernel as kernel_
 from numpyro_onestep.base import Base
 from numpyro_onestep.block import BlockParams
 from numpyro_onestep.losses import Loss, PathGradient, Problem
@@ -93,10 +94,9 @@ class Barrier:
 
 
 class Ablated(OneStep):
-    """`OneStep` with other losses or another base."""
+    """`OneStep` with other losses."""
 
     change_loss: Callable[[PathGradient], tuple[Loss, ...]] = staticmethod(lambda loss: (loss,))
-    change_base: Callable[[Base], Base] = staticmethod(lambda base: base)
 
     def train_config(self, dim: int) -> TrainConfig:
         """The plan with its path gradients changed."""
@@ -109,36 +109,10 @@ class Ablated(OneStep):
 
         return replace(config, stages=tuple(replace(s, losses=changed(s.losses)) for s in config.stages))
 
-    def find_base(self, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Base:
-        """The base, changed."""
-        return type(self).change_base(super().find_base(rng_key, args, kwargs))
-
-
-class OtherScales(OneStep):
-    """`OneStep` with another threshold for keeping the conditional scales."""
-
-    min_influence = 0.0
-
-    def find_base(self, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Base:
-        """The base by that rule."""
-        with mock.patch.object(base_search, "_MIN_INFLUENCE", type(self).min_influence):
-            return super().find_base(rng_key, args, kwargs)
-
-
-class NoScales(OtherScales):
-    """`OneStep` with an affine base always."""
-
-    min_influence = float("inf")
-
 
 def with_losses(change: Callable[[PathGradient], tuple[Loss, ...]]) -> type[OneStep]:
     """A kernel whose path gradients are replaced."""
     return type("Ablated", (Ablated,), {"change_loss": staticmethod(change)})
-
-
-def with_base(change: Callable[[Base], Base]) -> type[OneStep]:
-    """A kernel whose base is replaced."""
-    return type("Ablated", (Ablated,), {"change_base": staticmethod(change)})
 
 
 def broad(b: Base) -> Base:
@@ -169,6 +143,8 @@ class Variant:
     Attributes:
         about: what it is, for the table.
         kernel: the kernel class.
+        base: a change of the base that was found, or None.
+        min_influence: another threshold for keeping the conditional scales, or None.
         blocks: a change of the blocks of every step, or None.
         options: options of the kernel.
         budgets: finer budgets to refine.
@@ -176,6 +152,8 @@ class Variant:
 
     about: str
     kernel: type[OneStep] = OneStep
+    base: Callable[[Base], Base] | None = None
+    min_influence: float | None = None
     blocks: Callable[[BlockParams], BlockParams] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     budgets: tuple[int, ...] = ()
@@ -188,10 +166,10 @@ VARIANTS = {
         with_losses(lambda loss: (OrdinaryGradient(loss.num_steps, loss.batch_size),)),
     ),
     "no_stretch": Variant("no stretched base draws", with_losses(lambda loss: (replace(loss, wide_fraction=0.0),))),
-    "affine": Variant("affine whitening always", NoScales),
-    "dense_scales": Variant("conditional scales wherever they better the base", OtherScales),
-    "no_whitening": Variant("no whitening: Normal(0, 3) base, annealed", with_base(broad)),
-    "no_annealing": Variant("no annealing", with_base(lambda b: b._replace(annealed=jnp.array(False)))),
+    "affine": Variant("affine whitening always", min_influence=float("inf")),
+    "dense_scales": Variant("conditional scales wherever they better the base", min_influence=0.0),
+    "no_whitening": Variant("no whitening: Normal(0, 3) base, annealed", base=broad),
+    "no_annealing": Variant("no annealing", base=lambda b: b._replace(annealed=jnp.array(False))),
     "no_bumps": Variant("no bumps", blocks=lambda p: p._replace(bump=jnp.zeros_like(p.bump))),
     "no_tanh": Variant("no tanh ridges", blocks=without_tanh),
     "no_ridges": Variant("no ridges", blocks=lambda p: p._replace(ridge=jnp.zeros_like(p.ridge))),
@@ -199,7 +177,7 @@ VARIANTS = {
     "barrier": Variant(
         "ridges of free sign, barrier",
         with_losses(lambda loss: (loss, Barrier(batch_size=loss.batch_size))),
-        free_signs,
+        blocks=free_signs,
     ),
     "two_steps": Variant("two steps, path gradient only", budgets=(2,)),
     "state": Variant("two steps, state consistency 1", options={"state_consistency": 1.0}, budgets=(2,)),
@@ -209,22 +187,32 @@ VARIANTS = {
 }
 
 
-def rows_of(name: str, key: str, seed: int) -> list[dict[str, Any]]:
-    """The rows of one variant on one problem."""
-    variant = VARIANTS[key]
+@contextlib.contextmanager
+def changed(variant: Variant) -> Iterator[None]:
+    """The package with the variant's changes of base and blocks; compiled programs know of neither and are given up."""
     with contextlib.ExitStack() as stack:
         if variant.blocks is not None:
-            change, original = variant.blocks, StepNetwork.step
-            changed = lambda self, t, d: change(original(self, t, d))  # noqa: E731
-            stack.enter_context(mock.patch.object(StepNetwork, "step", changed))
+            change_blocks, step = variant.blocks, StepNetwork.step
+            changed_step = lambda self, t, d: change_blocks(step(self, t, d))  # noqa: E731
+            stack.enter_context(mock.patch.object(StepNetwork, "step", changed_step))
+        if variant.min_influence is not None:
+            stack.enter_context(mock.patch.object(base_search, "_MIN_INFLUENCE", variant.min_influence))
+        if variant.base is not None:
+            change_base, search = variant.base, kernel_.search
+            changed_search = lambda *args: change_base(search(*args))  # noqa: E731
+            stack.enter_context(mock.patch.object(kernel_, "search", changed_search))
+        jax.clear_caches()
+        stack.callback(jax.clear_caches)
+        yield
+
+
+def rows_of(name: str, key: str, seed: int, num_warmup: int) -> list[dict[str, Any]]:
+    """The rows of one variant on one problem."""
+    variant = VARIANTS[key]
+    options = {**variant.options, "coverage_audit": False}
+    with changed(variant):
         rows = list(
-            measure(
-                name,
-                seed,
-                variant.budgets,
-                kernel_class=variant.kernel,
-                options={**variant.options, "coverage_audit": False},
-            )
+            measure(name, seed, variant.budgets, kernel_class=variant.kernel, options=options, num_warmup=num_warmup)
         )
     return [{**row, "variant": key, "about": variant.about} for row in rows]
 
@@ -235,6 +223,7 @@ def main() -> None:
     parser.add_argument("problems", nargs="*", default=PROBLEMS)
     parser.add_argument("--variants", nargs="*", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--iterations", type=int, default=1000, help="of warmup")
     parser.add_argument("--json", type=Path, help="append one JSON line a row to this file; skip what it already holds")
     options = parser.parse_args()
     known = rows_.read(options.json)
@@ -244,7 +233,7 @@ def main() -> None:
         for key in options.variants:
             if (name, key, options.seed) in done:
                 continue
-            rows = rows_of(name, key, options.seed)
+            rows = rows_of(name, key, options.seed, options.iterations)
             for row in rows:
                 numbers = "".join(f"{row[c]:15.4f}" for c in SHOWN)
                 print(f"{name:18}{key:20}{row['nfe']:4}{numbers}", flush=True)

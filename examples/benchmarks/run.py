@@ -158,6 +158,7 @@ def measure(
     kernel_class: type[OneStep] = OneStep,
     options: dict[str, Any] | None = None,
     curve: bool = False,
+    num_warmup: int = 1000,
 ) -> Iterator[dict[str, Any]]:
     """The rows of one problem from one training: of one step and each of `budgets`, or of all if `curve`.
 
@@ -166,7 +167,7 @@ def measure(
     problem = PROBLEMS[name]()
     choices = {"budgets": budgets, **problem.options, **(options or {})}
     kernel = kernel_class(problem.model, potential_fn=problem.potential_fn, **choices)
-    sampler = OneStepSampler(kernel, num_samples=2500, progress_bar=False)
+    sampler = OneStepSampler(kernel, num_warmup=num_warmup, num_samples=2500, progress_bar=False)
     params = problem.init_params
     if params is not None:
         params = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (4, *jnp.shape(leaf))), params)
