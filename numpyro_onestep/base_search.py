@@ -217,7 +217,7 @@ def _common_axes(target: Target, rng_key: Array, points: Array) -> Array:
         return 1 - jnp.sum(diagonals**2) / jnp.sum(hessians**2)
 
     before, after = share_off_diagonal(still), share_off_diagonal(rotated)
-    return jnp.where((before > 0.01) & (after < 0.5 * before) & (after < 0.1), rotated, still)
+    return jnp.where((before > 0.01) & (after < 0.5 * before) & (after < 0.1), rotated, still)  # type: ignore[return-value]
 
 
 def _search_traced(

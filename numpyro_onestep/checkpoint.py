@@ -16,11 +16,13 @@ from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.network import StepNetwork
 from numpyro_onestep.state import check_dim, trained_flows
+from numpyro_onestep.trained_kernel import kernel_of
 
 __all__ = ["load", "save"]
 
-_FORMAT = 3
+_FORMAT = 4
 _TUPLE = "__tuple__"
+_SCORES = ("best_elbo", "best_log_z")  # of each flow
 
 
 def save(sampler: Any, path: str | Path) -> None:
@@ -33,16 +35,19 @@ def save(sampler: Any, path: str | Path) -> None:
     flows = trained_flows(sampler.last_state)
     if jnp.ndim(sampler.last_state.base.annealed) > 0:
         raise ValueError("save() stores flows on one base; the chains of this state each trained on their own.")
-    setup = sampler.sampler.setup
+    kernel = kernel_of(sampler, "save()")
+    setup = kernel.setup
     content = {
         "format": _FORMAT,
         "num_steps": sampler.sampler.num_steps,
         "counts": {k: getattr(sampler, k) for k in ("num_warmup", "num_samples", "num_chains", "thinning")},
         "networks": [_encode(flow.train.best.arrays(), "network") for flow in flows],  # type: ignore[union-attr]
+        "scores": {name: np.array([getattr(flow.train, name) for flow in flows]) for name in _SCORES},
         "base": _encode(_nested(flows[0].base), "base"),
         "args": _encode(sampler._args, "args"),
         "kwargs": _encode(sampler._kwargs, "kwargs"),
         "init_params": _encode(setup.unravel(setup.center), "init_params"),
+        "log_density": np.asarray(kernel.target(sampler._args, sampler._kwargs).value(setup.center)),
         "states": _encode(sampler._states, "draws"),
         "evidence": _encode(sampler.evidence._asdict(), "evidence"),
     }
@@ -53,7 +58,7 @@ def load(cls: Any, path: str | Path, kernel: OneStep) -> Any:
     """Read a file written by `save` into a new sampler around `kernel`, the same model again.
 
     Raises:
-        ValueError: if the file is not of this format, or the model's dimension or step budget is not the saved one.
+        ValueError: if the file is not of this format, or dimension, density or step budget are not the saved ones.
     """
     try:
         content = msgpack_restore(Path(path).read_bytes())
@@ -73,13 +78,20 @@ def load(cls: Any, path: str | Path, kernel: OneStep) -> Any:
     init_params = jax.tree.map(jnp.asarray, _decode(content["init_params"]))
     kernel.prepare(key, init_params, sampler._args, sampler._kwargs)
     check_dim(base, kernel.setup.center)
+    value = kernel.target(sampler._args, sampler._kwargs).value(kernel.setup.center)
+    if not np.isclose(value, content["log_density"], rtol=1e-4, atol=1e-3):
+        raise ValueError(
+            f"{path} was made with another model: its log density at the saved point was {content['log_density']:.6g}, "
+            f"here it is {value:.6g}. Load it with the model that it was trained on."
+        )
     trained = kernel.init_training(key, base, sampler.num_warmup, sampler._args, sampler._kwargs)
     networks = [StepNetwork.from_arrays(_decode(arrays)) for arrays in content["networks"]]
     best = networks[0] if len(networks) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
-    done = trained._replace(best=best, iteration=trained.num_iterations, done=jnp.ones_like(trained.done))
+    scores = {name: jnp.asarray(content["scores"][name]).reshape(trained.done.shape) for name in _SCORES}
+    done = trained._replace(best=best, iteration=trained.num_iterations, done=jnp.ones_like(trained.done), **scores)
     keys = key if sampler.num_chains == 1 else random.split(key, sampler.num_chains)
     sampler._last_state = sampler._warmup_state = kernel.resumed_state(keys, base, done)
-    sampler._observed = kernel.setup.observed
+    sampler.setup = kernel.setup
     sampler._states = _decode(content["states"])
     sampler._evidence = Evidence(**_decode(content["evidence"]))
     return sampler

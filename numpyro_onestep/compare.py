@@ -11,6 +11,7 @@ from numpyro_onestep.evidence import Evidence, evidence
 from numpyro_onestep.inference_data import evidence_in, observed_in
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.sampler import OneStepSampler
+from numpyro_onestep.trained_kernel import kernel_of
 
 __all__ = ["compare"]
 
@@ -67,10 +68,8 @@ def _is_arviz(model: Any) -> bool:
 
 def _observed_of(model: Any) -> np.ndarray | None:
     """All observed values in rising order, None where they are not known."""
-    if isinstance(model, OneStepSampler):
-        return model._observed
     if isinstance(model, MCMC) and isinstance(model.sampler, OneStep):
-        return model.sampler.setup.observed
+        return kernel_of(model, "compare()").setup.observed
     return observed_in(model) if _is_arviz(model) else None
 
 
@@ -83,11 +82,16 @@ def _check_same_data(models: Mapping[str, Any]) -> None:
             continue
         if first is None:
             first = name, observed
-        elif observed.shape != first[1].shape or not np.allclose(observed, first[1], rtol=1e-6, equal_nan=True):
+        elif observed.shape != first[1].shape or not _same(observed, first[1]):
             raise ValueError(
                 f"Models '{first[0]}' and '{name}' have different observed data ({first[1].size} and {observed.size} "
                 "values): their evidences cannot be ranked. Condition both on the same values, on the same scale."
             )
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal but for rounding to single precision, on the scale of the values themselves."""
+    return np.allclose(a, b, rtol=1e-6, atol=1e-6 * np.nanmax(np.abs(a), initial=0.0), equal_nan=True)
 
 
 def _evidence_of(name: str, model: Any) -> Evidence:

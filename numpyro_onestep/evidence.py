@@ -10,8 +10,8 @@ from numpyro.infer import MCMC
 
 from numpyro_onestep.audit import audit, describe
 from numpyro_onestep.coverage import Audit
-from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.proposal import Proposals, propose
+from numpyro_onestep.trained_kernel import kernel_of
 from numpyro_onestep.weights import (
     effective_sample_size,
     log_mean_weight,
@@ -212,10 +212,9 @@ def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS, au
     Raises:
         TypeError: if the kernel is not `OneStep`.
         ValueError: if nothing was trained.
+        RuntimeError: if the model does something else now than in that run.
     """
-    kernel = mcmc.sampler
-    if not isinstance(kernel, OneStep):
-        raise TypeError(f"evidence() needs a OneStep kernel, this MCMC has {type(kernel).__name__}.")
+    kernel = kernel_of(mcmc, "evidence()")
     state = mcmc.last_state if mcmc.last_state is not None else mcmc.post_warmup_state
     given = mcmc._args, mcmc._kwargs
     flows = kernel.flows(state, *given)  # type: ignore[arg-type]

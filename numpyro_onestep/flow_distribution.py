@@ -16,21 +16,10 @@ from numpyro_onestep import base as base_
 from numpyro_onestep import flow
 from numpyro_onestep.base import Base
 from numpyro_onestep.block import BlockParams
-from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.state import trained_flows
+from numpyro_onestep.trained_kernel import kernel_of
 
-__all__ = ["BaseDistribution", "FlowDistribution", "FlowTransform", "kernel_of"]
-
-
-def kernel_of(mcmc: MCMC, what: str) -> OneStep:
-    """The trained kernel of `mcmc`; `what` needs it, for the error.
-
-    Raises:
-        TypeError: if the kernel is not `OneStep`.
-    """
-    if not isinstance(mcmc.sampler, OneStep):
-        raise TypeError(f"{what} needs an MCMC with a OneStep kernel, not {type(mcmc.sampler).__name__}.")
-    return mcmc.sampler
+__all__ = ["BaseDistribution", "FlowDistribution", "FlowTransform"]
 
 
 class BaseDistribution(dist.Distribution):
@@ -124,7 +113,7 @@ class FlowDistribution(dist.TransformedDistribution):
 
     def __init__(self, mcmc: MCMC):
         transform = FlowTransform(mcmc)
-        self._constrain = mcmc.sampler.setup.constrain(mcmc._args, mcmc._kwargs)  # type: ignore[attr-defined]
+        self._constrain = kernel_of(mcmc, "FlowDistribution").setup.constrain(mcmc._args, mcmc._kwargs)
         super().__init__(BaseDistribution(transform.base), transform, validate_args=False)
 
     def constrain(self, value: Array) -> Any:
@@ -152,7 +141,7 @@ def _inverse(blocks: BlockParams, base: Base, z: Array) -> Array:
     u = base_.whiten_point(base, z)
     start = lax.stop_gradient(flow.inverse(lax.stop_gradient(blocks), lax.stop_gradient(u)))
     # the root is known: only its derivatives are asked for
-    x = lax.custom_root(
+    x: Array = lax.custom_root(
         lambda x: flow.forward(blocks, x) - u,
         start,
         lambda _, start: start,

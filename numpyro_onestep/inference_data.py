@@ -18,7 +18,8 @@ def to_inference_data(sampler: OneStepSampler) -> Any:
     """Convert: `az.from_numpyro(sampler)` with the evidence in `posterior.attrs` and a group `proposals`.
 
     The attributes are floats and strings (`log_z`, `log_z_std_error`, …, `warnings` joined by newlines), so that
-    netCDF can store them. The group `proposals` holds the log weights of 1024 fresh proposals.
+    netCDF can store them. The group `proposals` holds the log weights of 1024 fresh proposals, and all observed values
+    in rising order, by which `compare` tells different data.
     """
     import arviz as az
     import xarray as xr
@@ -27,6 +28,9 @@ def to_inference_data(sampler: OneStepSampler) -> Any:
     key = random.fold_in(trained_flows(sampler.last_state)[0].train.rng_key, 2)  # type: ignore[union-attr]
     log_weights = sampler.draw(key, _NUM_PROPOSALS).log_weights
     proposals = xr.Dataset({"log_weight": ("proposal", np.asarray(log_weights))})
+    observed = sampler.setup.observed  # type: ignore[union-attr]
+    if observed is not None:
+        proposals["observed"] = "observation", observed
     if hasattr(data, "add_groups"):
         data.add_groups({"proposals": proposals}, warn_on_custom_groups=False)
     else:
@@ -78,9 +82,8 @@ def evidence_in(name: str, data: Any) -> Evidence:
 
 
 def observed_in(data: Any) -> np.ndarray | None:
-    """All values of the group `observed_data` in rising order; None if there is no such group."""
+    """All observed values that `to_inference_data` wrote, in rising order; None if there are none."""
     groups = data.children if hasattr(data, "children") else data.groups()
-    if "observed_data" not in groups:
+    if "proposals" not in groups or "observed" not in data["proposals"].data_vars:
         return None
-    values = data["observed_data"].data_vars.values()
-    return np.sort(np.concatenate([np.zeros(0), *(np.ravel(v).astype(float) for v in values)]))
+    return np.asarray(data["proposals"]["observed"])

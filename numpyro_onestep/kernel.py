@@ -52,8 +52,7 @@ class OneStep(MCMCKernel):
         num_steps: network evaluations per draw, a power of two up to 128. Without training for it a finer budget
             draws as well as one step.
         budgets: further budgets to refine in the same warmup, each for half as long as the one-step map.
-        correction: "metropolis" (default, exact), "resample" (each draw chosen from 32 proposals by weight) or "none"
-            (the flow's own draws, biased as far as the flow is).
+        correction: "metropolis" (default, exact), "resample" (each draw chosen from 32 by weight) or "none" (as drawn).
         init_strategy: NumPyro initialisation strategy of the first starting point.
         init_scale: spread, in unconstrained space, of the 512 starting points around the first one.
         width: ridge directions of each block of the network.
@@ -66,8 +65,8 @@ class OneStep(MCMCKernel):
         volume_consistency: weight of the same for the log-determinants.
         coverage_audit: look for mass that the flow does not reach, and bound log Z from above; `OneStepSampler` trains
             once more where mass is missing.
-        num_replicates: flows to train at once from the same base. Draws come from all of them; the error of log Z
-            counts the spread between them. Costs as many times the training.
+        num_replicates: flows to train at once from the same base, at as many times the cost. Draws come from all of
+            them, and the error of log Z counts the spread between them.
         forward_mode_differentiation: use forward mode, for models with `while_loop`.
 
     Raises:
@@ -163,6 +162,10 @@ class OneStep(MCMCKernel):
             raise RuntimeError("This OneStep kernel has not been run yet: call `run` first.")
         return self._setup
 
+    def recall(self, setup: ModelSetup) -> None:
+        """See the model as in an earlier run."""
+        self._setup = setup
+
     def get_diagnostics_str(self, state: OneStepState) -> str:
         """Progress bar text: the training's DF-ELBO, ESS and folds, then the mean acceptance probability."""
         if state.train is None:
@@ -224,13 +227,7 @@ class OneStep(MCMCKernel):
         return self.start(rng_key, num_warmup, init_params, model_args, model_kwargs or {}, stock=True)
 
     def start(
-        self,
-        rng_key: Array,
-        num_warmup: int,
-        init_params: Any,
-        args: tuple,
-        kwargs: dict[str, Any],
-        stock: bool = False,
+        self, rng_key: Array, num_warmup: int, init_params: Any, args: tuple, kwargs: dict, stock: bool = False
     ) -> OneStepState:
         """`init`; in stock `MCMC`, other arguments may follow, and states of single chains may be stacked."""
         single = is_prng_key(rng_key)

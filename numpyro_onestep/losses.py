@@ -4,7 +4,7 @@ Those of the paper on its stochastic paths are in `path_losses.py`.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,8 @@ def _base_draws(base: Base, rng_key: Array, batch_size: int, wide_fraction: floa
     """Base draws, a share of them stretched by 1 + 1/√D, one step of the radius' own spread and more."""
     num_wide = int(wide_fraction * batch_size)
     wide = (jnp.arange(batch_size) < num_wide)[:, None]
-    return base_.sample(base, rng_key, batch_size, jnp.where(wide, 1 + base.dim**-0.5, 1.0))
+    inflate: Any = jnp.where(wide, 1 + base.dim**-0.5, 1.0)
+    return base_.sample(base, rng_key, batch_size, inflate)
 
 
 def _cap(vectors: Array, factor: float = 20.0) -> Array:

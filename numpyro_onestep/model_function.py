@@ -80,9 +80,9 @@ class _Constant:
         return hash(self.key)
 
 
-def plain(function: Callable[[Array], Any]) -> ModelFunction:
-    """A function of the point alone; equal only to itself."""
-    return ModelFunction(_Code(Same(function), lambda _, x: function(x)), ())
+def plain(function: Callable[[Array], Any], identity: Hashable = None) -> ModelFunction:
+    """A function of the point alone; equal only to itself, or to all of the same `identity`."""
+    return ModelFunction(_Code(Same(function) if identity is None else identity, lambda _, x: function(x)), ())
 
 
 def bind(

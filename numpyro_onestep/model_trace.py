@@ -1,5 +1,6 @@
 """What one trace of a model tells about its evidence: caveats, notes, masks, the observed values."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -49,12 +50,18 @@ def factor_notes(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
 
 
 def observed_values(model_trace: dict[str, dict[str, Any]]) -> np.ndarray | None:
-    """All observed values in rising order; None where they cannot be seen."""
-    sites = (site for site in model_trace.values() if site["type"] == "sample" and site["is_observed"])
-    values = [site["value"] for site in sites]
-    if any(isinstance(value, Tracer) for value in values):
-        return None
-    return np.sort(np.concatenate([np.zeros(0), *(np.ravel(np.asarray(value)).astype(float) for value in values)]))
+    """All observed values in rising order, without masked ones; None where they cannot be seen, as within `factor`."""
+    values = [np.zeros(0)]
+    for site in model_trace.values():
+        if site["type"] != "sample" or not site["is_observed"]:
+            continue
+        masks = [fn._mask for fn in _layers(site["fn"]) if isinstance(fn, dist.MaskedDistribution)]
+        hidden = any(isinstance(value, Tracer) for value in (site["value"], *masks))
+        if hidden or isinstance(_base_distribution(site["fn"]), dist.Unit):
+            return None
+        value = np.asarray(site["value"])
+        values.append(value[~masked_out(site["fn"], value.shape)].astype(float))
+    return np.sort(np.concatenate(values))
 
 
 def _is_one(scale: Any) -> bool:
@@ -64,10 +71,9 @@ def _is_one(scale: Any) -> bool:
 def masked_out(fn: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Which entries of an unconstrained site of this shape are masked out; all where that cannot be told."""
     out = np.zeros(shape, bool)
-    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
-        if isinstance(fn, dist.MaskedDistribution):
-            out |= _dropped(fn, shape)
-        fn = fn.base_dist
+    for layer in _layers(fn):
+        if isinstance(layer, dist.MaskedDistribution):
+            out |= _dropped(layer, shape)
     return out
 
 
@@ -89,7 +95,13 @@ def _dropped(fn: dist.MaskedDistribution, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(spread, shape)
 
 
+def _layers(fn: Any) -> Iterator[Any]:
+    """A distribution, what it wraps, and so on; not beyond a transformation."""
+    yield fn
+    if isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        yield from _layers(fn.base_dist)
+
+
 def _base_distribution(fn: Any) -> Any:
-    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
+    *_, last = _layers(fn)
+    return _base_distribution(last.base_dist) if isinstance(last, dist.TransformedDistribution) else last

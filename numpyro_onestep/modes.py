@@ -89,7 +89,8 @@ def _newton(target: LogDensity, start: Array, max_iterations: int) -> tuple[Arra
         shrunk = jnp.where(damping > 1e-8, damping * 0.1, 0.0)
         grown = jnp.where(damping > 0, damping * 10, 1e-6)
         x = jnp.where(better, x + step, x)
-        return x, jnp.where(better, new, value), jnp.where(better, shrunk, grown), done, i + 1
+        damping = jnp.where(better, shrunk, grown)  # type: ignore[arg-type]
+        return x, jnp.where(better, new, value), damping, done, i + 1
 
     def cond(carry: tuple) -> Array:
         *_, done, i = carry
@@ -106,7 +107,7 @@ def polish(target: LogDensity, starts: Array, max_iterations: int = 60) -> Modes
     points, converged = jax.vmap(lambda x: _newton(target, x, max_iterations))(starts)
     log_density = jax.vmap(target.value)(points)
     precision = -jax.vmap(target.hessian)(points)
-    chol = jnp.linalg.cholesky(precision)
+    chol: Array = jnp.linalg.cholesky(precision)
     ok = converged & jnp.all(jnp.isfinite(chol), axis=(1, 2)) & jnp.isfinite(log_density)
     chol = jnp.where(ok[:, None, None], chol, jnp.eye(dim, dtype=chol.dtype))
     log_mass = log_density - jnp.sum(jnp.log(jnp.diagonal(chol, axis1=1, axis2=2)), axis=1)

@@ -84,7 +84,7 @@ class StepNetwork(nnx.Module):
         resting = _RESTING + jnp.log(d)  # in all steps together no more than in one
 
         def at(name: str, resting: float | Array | None = None, rate: float | Array = 1.0) -> Array:
-            value = getattr(self, name)[...]
+            value: Array = getattr(self, name)[...]
             if resting is not None:
                 value = jnp.where(active.reshape(-1, *[1] * (value.ndim - 1)), value, resting)
             return value + rate * self._corrections(name, t, d)

@@ -12,7 +12,8 @@ from numpyro.distributions.util import sum_rightmost
 from numpyro.infer import MCMC
 from numpyro.infer.reparam import Reparam
 
-from numpyro_onestep.flow_distribution import BaseDistribution, FlowTransform, kernel_of
+from numpyro_onestep.flow_distribution import BaseDistribution, FlowTransform
+from numpyro_onestep.trained_kernel import kernel_of
 
 __all__ = ["FlowReparam"]
 

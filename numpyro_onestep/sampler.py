@@ -1,5 +1,6 @@
 """`OneStepSampler`: a `numpyro.infer.MCMC` that trains once and draws in batches, without limit."""
 
+from collections.abc import Hashable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,11 @@ from numpyro_onestep.evidence import Evidence
 from numpyro_onestep.fit import fit
 from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.kernel import OneStep
-from numpyro_onestep.model_function import ModelFunction, plain
+from numpyro_onestep.model_function import ModelFunction, Same, plain
 from numpyro_onestep.proposal import Flow, Proposals, pool
 from numpyro_onestep.state import OneStepState, check_dim, same_leaves, trained_flows
+from numpyro_onestep.target import ModelSetup
+from numpyro_onestep.trained_kernel import kernel_of
 from numpyro_onestep.weights import resample
 
 __all__ = ["Draws", "OneStepSampler"]
@@ -89,9 +92,9 @@ class OneStepSampler(MCMC):
         self._kwargs: dict[str, Any] = {}
         self._evidence: Evidence | None = None
         self._evidence_key: Array | None = None
-        self._observed: np.ndarray | None = None  # the observed values of the last run, for `compare`
-        # the flow and the arguments that were audited, and the audit
-        self._audited: tuple[Any, Audit | None] | None = None
+        self.setup: ModelSetup | None = None  # what the kernel saw of the model in the last run
+        # the flow, arguments and model that were audited, and the audit
+        self._audited: tuple[Any, Hashable, Audit | None] | None = None
 
     def run(  # type: ignore[override]
         self,
@@ -123,13 +126,15 @@ class OneStepSampler(MCMC):
         key_train, key_draw = self._split_key(rng_key)
         self._begin(args, kwargs, init_params, extra_fields)
         state = None if warm_start else self._warmup_state
+        names = [name.removeprefix("z.") for name in extra_fields if name.startswith("z.")]
+        if names or state is not None:  # the data may be others than those of the training
+            self._look(key_train, init_params, state)
+            self._check_sites(names)
         if state is None:
             state = self._train(key_train, init_params, warm_start)
-        elif self.sampler._setup is None or self.sampler.model is not None:
-            # the data may be others than those of the training
-            self.sampler.prepare(key_train, self._one(init_params), args, kwargs)
-            self._observed = self.sampler.setup.observed
-            check_dim(trained_flows(state)[0].base, self.sampler.setup.center)  # type: ignore[arg-type]
+            if self._warmup_state is not None:  # the next run goes on from here
+                self._warmup_state = state
+        check_dim(trained_flows(state)[0].base, self.sampler.setup.center)  # type: ignore[arg-type]
         self._draw_chains(key_draw, state, extra_fields)
 
     def warmup(  # type: ignore[override]
@@ -158,8 +163,9 @@ class OneStepSampler(MCMC):
         result = self._evidence
         if result is None:
             trained_flows(self._last_state)  # or it says what is missing
-            token, audit = self._audited or (None, None)
-            known = audit if same_leaves(token, self._audit_token(self._last_state)) else None
+            token, identity, audit = self._audited or (None, None, None)
+            same = same_leaves(token, self._audit_token(self._last_state))
+            known = audit if same and identity == self.setup.identity else None  # type: ignore[union-attr]
             key: Any = self._evidence_key
             self._evidence = result = evidence_.evidence(self, key, audited=known)
         return result
@@ -220,7 +226,22 @@ class OneStepSampler(MCMC):
             if leading != (self.num_chains,):
                 raise ValueError("`init_params` must have the same leading dimension as `num_chains`.")
         self._args, self._kwargs = args, kwargs
-        self._evidence = None
+        self._evidence = self._states = self._states_flat = None
+
+    def _look(self, rng_key: Array, init_params: Any, state: Any = None) -> None:
+        """Look at the model for the arguments of this run, at the state's structure where nothing else tells it."""
+        point = self._one(init_params)
+        if point is None and self.sampler.model is None and state is not None:
+            chains = jnp.ndim(state.i) > 0
+            point = jax.tree.map(lambda leaf: leaf[0] if chains else leaf, state.z)
+        self.sampler.prepare(rng_key, point, self._args, self._kwargs)
+        self.setup = self.sampler.setup
+
+    def _check_sites(self, names: list[str]) -> None:
+        sites = self.setup.unravel(self.setup.center)  # type: ignore[union-attr]
+        for name in names:
+            if not isinstance(sites, dict) or name not in sites:
+                raise AttributeError(f"There is no latent site for the extra field 'z.{name}': the model has {sites}.")
 
     def _one(self, init_params: Any) -> Any:
         if init_params is None or self.num_chains == 1:
@@ -229,7 +250,7 @@ class OneStepSampler(MCMC):
 
     def _train(self, rng_key: Array, init_params: Any, warm_start: bool = False) -> OneStepState:
         """Find the base, train and audit."""
-        before: Any = self._last_state
+        before: Any = self._warmup_state if self._last_state is None else self._last_state
         if warm_start:
             trained_flows(before)  # or it says what is missing
         if self.num_warmup == 0:
@@ -239,22 +260,23 @@ class OneStepSampler(MCMC):
             )
         given = self._one(init_params), self._args, self._kwargs, self.progress_bar
         fitted = fit(self.sampler, rng_key, self.num_warmup, *given, before=before if warm_start else None)
-        self._observed = self.sampler.setup.observed
-        self._audited = self._audit_token(fitted.state), fitted.audit
+        self.setup = setup = self.sampler.setup
+        self._audited = self._audit_token(fitted.state), setup.identity, fitted.audit
         return fitted.state
 
     def _audit_token(self, state: Any) -> Any:
         return state.train.best, self._args, self._kwargs
 
     def _flows(self) -> list[Flow]:
-        return self.sampler.flows(self._last_state, self._args, self._kwargs)  # type: ignore[arg-type]
+        return kernel_of(self, "OneStepSampler").flows(self._last_state, self._args, self._kwargs)  # type: ignore[arg-type]
 
     def _constrain(self, points: Array) -> Any:
         """Flat unconstrained points, shape (N, D), to constrained samples with a leading axis of N."""
         setup, given = self.sampler.setup, (self._args, self._kwargs)
         if self.postprocess_fn is None:
             return _apply(setup.constrain(*given), points)
-        return _apply(plain(lambda point: self.postprocess_fn(setup.unravel(point))), points)  # type: ignore[misc]
+        identity = Same(self.postprocess_fn), setup.identity
+        return _apply(plain(lambda point: self.postprocess_fn(setup.unravel(point)), identity), points)  # type: ignore[misc]
 
     def _draw_chains(self, rng_key: Array, state: OneStepState, extra_fields: tuple[str, ...]) -> None:
         """Fill the chains with corrected draws and leave a state from which `run` can go on."""

@@ -58,11 +58,13 @@ class Target:
 
     def value(self, x: Array) -> Array:
         """Log γ(x)."""
-        v = self.log_density(x)
+        v: Array = self.log_density(x)
         return jnp.where(jnp.isfinite(v), v, -jnp.inf)
 
     def value_and_grad(self, x: Array) -> tuple[Array, Array]:
         """Log γ(x) and its gradient, by forward mode where reverse mode is impossible."""
+        v: Array
+        g: Array
         if self.forward_mode:
             v, g = self.log_density(x), jax.jacfwd(self.log_density)(x)
         else:
@@ -97,6 +99,7 @@ class ModelSetup(NamedTuple):
         identity: tells models whose functions do the same, given the same arguments, from others.
         traceable: whether the model can do with arguments whose values it cannot see.
         reverse_only: whether it has functions with rules for reverse-mode differentiation alone.
+        given: the positional and keyword arguments of the look; None where they were those of a transformation.
         idle: coordinates that the density does not depend on, shape (D,): masked entries of latent sites that touch
             nothing, as `obs_mask` makes them. They get a standard normal density of their own, which changes neither
             the other coordinates' posterior nor the evidence.
@@ -112,6 +115,7 @@ class ModelSetup(NamedTuple):
     identity: Hashable
     traceable: bool
     reverse_only: bool = False
+    given: tuple[tuple, dict[str, Any]] | None = None
     idle: np.ndarray | None = None
 
     def log_density(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
@@ -141,12 +145,30 @@ class ModelSetup(NamedTuple):
                 fingerprints = tried._fingerprints(args, kwargs)
             except Exception:  # it will say so where it is run
                 return tried._replace(identity=Same(object()))
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs)))
         return tried._replace(
             identity=(self.identity, fingerprints),
             reverse_only=_is_reverse_only(tried.log_density(args, kwargs), self.center),
+            given=None if traced else (args, kwargs),
         )
 
-    def _fingerprints(self, args: tuple, kwargs: dict[str, Any]) -> Hashable:
+    def check_unchanged(self) -> None:
+        """Compare what the model does now, given the arguments of the look, with what it did then.
+
+        Raises:
+            RuntimeError: if it differs, as after a global variable that the model reads was changed.
+        """
+        if isinstance(self.identity, Same) or self.given is None:  # it could not be told then either
+            return
+        bare, then = self.identity  # type: ignore[misc]
+        now = self._replace(identity=bare)._fingerprints(*self.given)
+        if any(a != b for a, b in zip(then, now, strict=True) if Same not in (type(a), type(b))):
+            raise RuntimeError(
+                "The model does something else now than in its last run: a variable that it reads, or a handler around "
+                "the run, has changed since. Give data as arguments of `run`, or run again."
+            )
+
+    def _fingerprints(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Hashable, ...]:
         functions = self.log_density(args, kwargs), self.constrain(args, kwargs)
         return tuple(fingerprint(function, self.center) for function in functions)
 

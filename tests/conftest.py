@@ -7,6 +7,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA logs every program it 
 import jax
 import pytest
 
+from numpyro_onestep import compilation
+
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # gw0, gw1, …
 if _WORKER and hasattr(os, "sched_setaffinity"):
     # one core each, before XLA counts them: its threads spin, and would take the other process's turns
@@ -31,6 +33,7 @@ def give_up_compiled_programs():
     # each holds hundreds of memory maps, of which a process has 65,530
     yield
     jax.clear_caches()
+    compilation._traces.clear()
 
 
 def pytest_sessionfinish():

@@ -113,10 +113,12 @@ def test_same_key_same_result_and_one_chain():
 def test_resume_and_warmup():
     sampler = OneStepSampler(OneStep(skewed), **FAST)
     sampler.warmup(random.key(0))
+    trained = sampler.last_state.train.best
     sampler.run(random.key(1))
     first = sampler.get_samples()["rate"]
     sampler.post_warmup_state = sampler.last_state
     sampler.run(random.key(2))
+    assert sampler.last_state.train.best is trained
     assert not np.array_equal(first, sampler.get_samples()["rate"])
     with pytest.raises(ValueError, match="collect"):
         sampler.warmup(random.key(0), collect_warmup=True)

@@ -189,3 +189,31 @@ def masked_and_repeated():
 def test_masks_are_found_wherever_they_stand(model, out):
     site = numpyro.handlers.trace(numpyro.handlers.seed(model, 0)).get_trace()["x"]
     assert masked_out(site["fn"], np.shape(site["value"])).tolist() == out
+
+
+def factor_likelihood(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    numpyro.factor("y", dist.Normal(mu, 1).log_prob(y).sum())
+
+
+def imputing(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    numpyro.sample("y", dist.Normal(mu, 1).expand(y.shape).to_event(0), obs=y, obs_mask=~jnp.isnan(y))
+
+
+def observed_of(model, *args):
+    return setup_model(random.key(0), model, args, {}, init_strategy=init_to_uniform).observed
+
+
+def test_observed_values_are_those_that_count():
+    assert observed_of(factor_likelihood, DATA) is None
+    assert np.array_equal(observed_of(masked_observations), np.sort(DATA[DATA > 0]))
+    assert np.allclose(observed_of(imputing, jnp.array([2.0, jnp.nan, 1.0])), [1.0, 2.0])
+
+
+def test_an_improper_prior_is_found_beneath_a_transformation():
+    def transformed():
+        prior = dist.ImproperUniform(dist.constraints.real, (), ())
+        likelihood(numpyro.sample("mu", dist.TransformedDistribution(prior, dist.transforms.ExpTransform())))
+
+    assert any("improper" in caveat for caveat in setup_of(transformed).caveats)
