@@ -124,7 +124,9 @@ def fingerprint(function: ModelFunction, x: Array) -> Hashable:
     Raises:
         Exception: whatever the model raises where it must see values that are abstract here.
     """
-    closed = jax.make_jaxpr(function.code.function)(function.arrays, x)
+    no_devices = jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))  # those of `pmap` show in a trace
+    with no_devices:
+        closed = jax.make_jaxpr(function.code.function)(*jax.tree.map(_shape_of, (function.arrays, x)))
     text, consts = re.sub(r" at 0x[0-9a-f]+", "", str(closed)), list(_consts(closed))
     hidden = getattr(jax.config, "jax_use_simplified_jaxpr_constants", False)  # constants are not in the trace then
     if hidden or "callback" in text or any(isinstance(const, Tracer) for const in consts):
@@ -135,6 +137,12 @@ def fingerprint(function: ModelFunction, x: Array) -> Hashable:
         array = np.asarray(jax.random.key_data(const) if is_key else const)
         digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return digest.digest()
+
+
+def _shape_of(array: Any) -> jax.ShapeDtypeStruct:
+    """An array without the devices that it lies on."""
+    aval: Any = jax.typeof(array)
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
 
 
 def _consts(value: Any) -> Iterator[Any]:

@@ -85,7 +85,8 @@ def test_draws_of_an_earlier_run_are_not_kept_beside_a_new_flow():
     sampler.run(random.key(0), 0.0)
     assert sampler.get_samples()["x"].shape == (200,)
     sampler.warmup(random.key(0), 3.0)
-    with pytest.raises(ValueError, match="`run` must be called"):
+    # an assertion in NumPyro 0.22
+    with pytest.raises((AssertionError, ValueError), match="`run` must be called"):
         sampler.get_samples()
 
 
