@@ -15,8 +15,9 @@ if _WORKER and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(_WORKER.removeprefix("gw")) % len(cores)]})
 
-# many tests run the same small program: each process compiles it once
-_CACHE = tempfile.mkdtemp(prefix="onestep-test-cache-")
+# many tests run the same small program: it is compiled once; the folder is the first process's, the workers inherit it
+_OWN = "ONESTEP_TEST_CACHE" not in os.environ
+_CACHE = os.environ.setdefault("ONESTEP_TEST_CACHE", tempfile.mkdtemp(prefix="onestep-test-cache-") if _OWN else "")
 jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -37,4 +38,5 @@ def give_up_compiled_programs():
 
 
 def pytest_sessionfinish():
-    shutil.rmtree(_CACHE, ignore_errors=True)
+    if _OWN:
+        shutil.rmtree(_CACHE, ignore_errors=True)

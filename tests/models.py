@@ -5,6 +5,9 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
+# options of OneStep that compile and train fast
+TINY = {"width": 16, "num_blocks": 1, "batch_size": 32, "coverage_audit": False}
+
 _rng = np.random.default_rng(0)
 FEATURES = _rng.normal(size=(20, 3))
 TARGETS = FEATURES @ np.array([1.0, -2.0, 0.5]) + _rng.normal(size=20)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from jax import random
 from jax.scipy.special import logsumexp
+from models import TINY
 from numpyro.infer import MCMC
 
 from numpyro_onestep import OneStep, OneStepSampler, conditional_scale, coverage, evidence, flow
@@ -12,6 +13,7 @@ from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.network import StepNetwork
 from numpyro_onestep.target import safe_log_density
 
+AUDITED = {**TINY, "coverage_audit": True}
 DIM = 2
 FAR = 30.0
 WEIGHTS = jnp.array([0.7, 0.3])
@@ -112,7 +114,9 @@ def test_a_flow_that_hits_nothing_misses_all(getkey, identity):
 
 
 def test_the_sampler_trains_again_with_what_was_lost(getkey):
-    sampler = OneStepSampler(OneStep(potential_fn=potential_fn), num_warmup=100, num_samples=500, progress_bar=False)
+    sampler = OneStepSampler(
+        OneStep(potential_fn=potential_fn, **AUDITED), num_warmup=100, num_samples=500, progress_bar=False
+    )
     sampler.run(getkey(), init_params=jnp.zeros((4, DIM)))
     result = sampler.evidence
     assert result.reliable, result.warnings
@@ -121,7 +125,7 @@ def test_the_sampler_trains_again_with_what_was_lost(getkey):
 
 
 def test_evidence_of_a_stock_run_names_what_was_lost(getkey):
-    mcmc = MCMC(OneStep(potential_fn=potential_fn), num_warmup=50, num_samples=10, progress_bar=False)
+    mcmc = MCMC(OneStep(potential_fn=potential_fn, **AUDITED), num_warmup=50, num_samples=10, progress_bar=False)
     mcmc.run(getkey(), init_params=jnp.zeros(DIM))
     result = evidence(mcmc, random.key(1))
     assert not result.reliable

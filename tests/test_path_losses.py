@@ -128,10 +128,11 @@ def test_consistency_compares_one_step_with_two_of_the_teacher(getkey, network):
     assert np.all(np.asarray(fixed) == 0)
 
 
+@pytest.mark.slow
 def test_estimated_volume_consistency_is_unbiased(getkey, network):
     teacher = jax.tree.map(lambda leaf: 0.5 * leaf, network)
     exact, estimated = (
-        PathConsistency(num_steps=2, batch_size=512, state_weight=0.0, volume_weight=1.0, num_probes=n) for n in (0, 2)
+        PathConsistency(num_steps=2, batch_size=128, state_weight=0.0, volume_weight=1.0, num_probes=n) for n in (0, 2)
     )
     keys = random.split(getkey(), 40)
 
@@ -140,7 +141,8 @@ def test_estimated_volume_consistency_is_unbiased(getkey, network):
             jax.jit(lambda keys: jax.lax.map(lambda k: loss(network, teacher, PROBLEM, k, 1.0), keys))(keys)
         )
 
-    difference = values(estimated) - values(exact)
-    assert np.mean(values(exact)) > 1e-3
+    truth = values(exact)
+    difference = values(estimated) - truth
+    assert np.mean(truth) > 1e-3
     assert abs(np.mean(difference)) < 4 * np.std(difference) / 40**0.5
-    assert np.std(difference) / 40**0.5 < 0.2 * np.mean(values(exact))
+    assert np.std(difference) / 40**0.5 < 0.2 * np.mean(truth)

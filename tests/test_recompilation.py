@@ -64,24 +64,6 @@ def test_a_second_run_compiles_nothing():
     assert again == other_log_z
 
 
-def test_a_global_variable_that_changed_is_seen(monkeypatch):
-    # as in a notebook, where a model reads data that a later cell replaces
-    log_z = []
-    for shift in (0.0, 0.0, 3.0):
-        monkeypatch.setattr(data, "shift", shift, raising=False)
-        sampler = OneStepSampler(OneStep(reads_a_global, **OPTIONS, coverage_audit=False), **COUNTS)
-        sampler.run(random.key(0))
-        log_z.append(sampler.evidence.log_z)
-    assert log_z[0] == log_z[1]
-    # N(shift; 0, 2) against N(0; 0, 2), the variances of prior and noise together
-    assert abs(log_z[2] - log_z[0] + 9 / 4) < 0.1
-
-
-def reads_a_global():
-    x = numpyro.sample("x", dist.Normal(0, 1))
-    numpyro.sample("y", dist.Normal(x, 1), obs=data.shift)
-
-
 def test_training_looks_at_the_device_between_blocks_only(monkeypatch):
     looks = []
     advance = OneStep.advance_training

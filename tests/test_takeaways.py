@@ -4,7 +4,7 @@ import arviz as az
 import numpy as np
 import pytest
 from jax import random
-from models import FEATURES, TARGETS, regression
+from models import FEATURES, TARGETS, TINY, regression
 from numpyro.infer import MCMC
 
 from numpyro_onestep import Evidence, OneStep, OneStepSampler, compare
@@ -75,17 +75,13 @@ def test_compare_leaves_undefined_evidence_out(fitted):
 
 
 def test_compare_takes_whatever_holds_an_evidence(fitted):
-    mcmc = MCMC(OneStep(regression), num_warmup=20, num_samples=10, progress_bar=False)
+    mcmc = MCMC(OneStep(regression, **TINY), num_warmup=20, num_samples=10, progress_bar=False)
     mcmc.run(random.key(0), FEATURES, TARGETS)
     models = {"ours": fitted, "stock": mcmc, "stored": fitted.to_inference_data(), "number": fitted.evidence}
     table = compare(models)
     assert np.allclose(table["log_z"], fitted.evidence.log_z, atol=0.02)
     assert table.loc["stored", "log_z"] == table.loc["number", "log_z"] == table.loc["ours", "log_z"]
     assert np.allclose(table["probability"], 0.25, atol=0.01)
-    other = MCMC(OneStep(regression), num_warmup=20, num_samples=10, progress_bar=False)
-    other.run(random.key(0), FEATURES, TARGETS + 1)
-    with pytest.raises(ValueError, match="'stored' and 'other' have different"):
-        compare({"stored": fitted.to_inference_data(), "other": other})
     with pytest.raises(ValueError, match="'plain' holds no evidence"):
         compare({"plain": az.from_numpyro(fitted)})
 
@@ -116,15 +112,16 @@ def test_plots(fitted):
 
 
 def test_compare_refuses_different_data(fitted):
-    other = OneStepSampler(OneStep(regression), num_warmup=20, num_samples=10, progress_bar=False)
+    other = OneStepSampler(OneStep(regression, **TINY), num_warmup=20, num_samples=10, progress_bar=False)
     other.run(random.key(0), FEATURES, TARGETS + 1)
-    again = OneStepSampler(OneStep(regression), num_warmup=20, num_samples=10, progress_bar=False)
+    again = OneStepSampler(OneStep(regression, **TINY), num_warmup=20, num_samples=10, progress_bar=False)
     again.warmup(random.key(0), FEATURES, TARGETS)
     again.run(random.key(0), FEATURES, TARGETS + 1)  # the flow is kept, the data are not
     with pytest.raises(ValueError, match="'a' and 'again' have different"):
         compare({"a": fitted, "again": again})
-    with pytest.raises(ValueError, match="'a' and 'b' have different observed data"):
-        compare({"a": fitted, "b": other})
-    backwards = OneStepSampler(OneStep(regression), num_warmup=20, num_samples=10, progress_bar=False)
+    for same in (fitted, fitted.to_inference_data()):
+        with pytest.raises(ValueError, match="'a' and 'b' have different observed data"):
+            compare({"a": same, "b": other})
+    backwards = OneStepSampler(OneStep(regression, **TINY), num_warmup=20, num_samples=10, progress_bar=False)
     backwards.run(random.key(0), FEATURES[::-1], TARGETS[::-1])
     assert len(compare({"a": fitted, "b": backwards, "c": make(-3.0)})) == 3

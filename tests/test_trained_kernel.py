@@ -6,12 +6,11 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import random
-from models import skewed
+from models import TINY, skewed
 from numpyro.infer import MCMC
 
 from numpyro_onestep import FlowDistribution, OneStep, OneStepSampler, compare, evidence
 
-OPTIONS = {"width": 16, "num_blocks": 1, "batch_size": 32, "coverage_audit": False}
 COUNTS = {"num_warmup": 20, "num_samples": 50, "progress_bar": False}
 KNOWN = {"shift": 0.0}
 
@@ -26,9 +25,9 @@ def normal_log_z(y):
 
 
 def test_a_variable_that_changed_after_the_run_is_not_mixed_in(monkeypatch):
-    sampler = OneStepSampler(OneStep(normal, **OPTIONS), **COUNTS)
+    sampler = OneStepSampler(OneStep(normal, **TINY), **COUNTS)
     sampler.run(random.key(0))
-    stock = MCMC(OneStep(normal, **OPTIONS), **COUNTS)
+    stock = MCMC(OneStep(normal, **TINY), **COUNTS)
     stock.run(random.key(0))
     monkeypatch.setitem(KNOWN, "shift", 3.0)
     for asked in (
@@ -48,7 +47,7 @@ def test_a_variable_that_changed_after_the_run_is_not_mixed_in(monkeypatch):
 
 
 def test_runs_that_share_a_kernel_keep_their_data_apart():
-    kernel = OneStep(normal, **OPTIONS)
+    kernel = OneStep(normal, **TINY)
     runs = {}
     for y in (0.0, 3.0):
         for kind in (MCMC, OneStepSampler):
@@ -61,18 +60,19 @@ def test_runs_that_share_a_kernel_keep_their_data_apart():
             compare({"a": run, "b": runs[kind, 3.0 - y]})
 
 
+@pytest.mark.slow
 def test_a_resumed_stock_run_knows_its_new_data():
-    mcmc = MCMC(OneStep(normal, **OPTIONS), **COUNTS)
+    mcmc = MCMC(OneStep(normal, **TINY), **COUNTS)
     mcmc.run(random.key(0), 0.0)
     mcmc.post_warmup_state = mcmc.last_state
-    other = OneStepSampler(OneStep(normal, **OPTIONS), **COUNTS)
+    other = OneStepSampler(OneStep(normal, **TINY), **COUNTS)
     other.run(random.key(0), 0.1)
     mcmc.run(random.key(1), 0.1)
     compare({"resumed": mcmc, "other": other})
 
 
 def test_a_warm_start_is_where_the_next_run_goes_on():
-    sampler = OneStepSampler(OneStep(normal, **OPTIONS), **COUNTS)
+    sampler = OneStepSampler(OneStep(normal, **TINY), **COUNTS)
     sampler.warmup(random.key(0), 0.0)
     sampler.run(random.key(1), 3.0, warm_start=True)
     warm = sampler.last_state.train.best
@@ -81,7 +81,7 @@ def test_a_warm_start_is_where_the_next_run_goes_on():
 
 
 def test_draws_of_an_earlier_run_are_not_kept_beside_a_new_flow():
-    sampler = OneStepSampler(OneStep(normal, **OPTIONS), **COUNTS)
+    sampler = OneStepSampler(OneStep(normal, **TINY), **COUNTS)
     sampler.run(random.key(0), 0.0)
     assert sampler.get_samples()["x"].shape == (200,)
     sampler.warmup(random.key(0), 3.0)
@@ -91,7 +91,7 @@ def test_draws_of_an_earlier_run_are_not_kept_beside_a_new_flow():
 
 
 def test_a_misspelt_site_is_refused_before_the_training():
-    sampler = OneStepSampler(OneStep(normal, **OPTIONS), **COUNTS)
+    sampler = OneStepSampler(OneStep(normal, **TINY), **COUNTS)
     with pytest.raises(AttributeError, match=r"z\.typo"):
         sampler.run(random.key(0), 0.0, extra_fields=("z.typo",))
     assert sampler.last_state is None
@@ -99,8 +99,9 @@ def test_a_misspelt_site_is_refused_before_the_training():
 
 def test_a_potential_function_is_looked_at_again():
     scale = {"scale": 1.0}
-    sampler = OneStepSampler(OneStep(potential_fn=lambda z: jnp.sum(z**2) / 2 / scale["scale"], **OPTIONS), **COUNTS)
+    sampler = OneStepSampler(OneStep(potential_fn=lambda z: jnp.sum(z**2) / 2 / scale["scale"], **TINY), **COUNTS)
     sampler.run(random.key(0), init_params=jnp.zeros((4, 2)))
+    assert any("potential_fn" in w for w in sampler.evidence.warnings)
     assert abs(sampler.evidence.log_z - np.log(2 * np.pi)) < 0.01
     scale["scale"] = 0.5
     sampler.post_warmup_state = sampler.last_state
@@ -113,12 +114,12 @@ def test_a_file_of_another_model_is_refused(tmp_path):
         x = numpyro.sample("x", dist.Normal(0, 2))
         numpyro.sample("y", dist.Normal(x, 1), obs=y)
 
-    sampler = OneStepSampler(OneStep(normal, num_replicates=2, **OPTIONS), **COUNTS)
+    sampler = OneStepSampler(OneStep(normal, num_replicates=2, **TINY), **COUNTS)
     sampler.run(random.key(0), 1.0)
     sampler.save(tmp_path / "flow")
     with pytest.raises(ValueError, match="another model"):
-        OneStepSampler.load(tmp_path / "flow", OneStep(edited, num_replicates=2, **OPTIONS))
-    loaded = OneStepSampler.load(tmp_path / "flow", OneStep(normal, num_replicates=2, **OPTIONS))
+        OneStepSampler.load(tmp_path / "flow", OneStep(edited, num_replicates=2, **TINY))
+    loaded = OneStepSampler.load(tmp_path / "flow", OneStep(normal, num_replicates=2, **TINY))
     for name in ("best_elbo", "best_log_z"):
         saved = getattr(sampler.last_state.train, name)
         assert np.array_equal(getattr(loaded.last_state.train, name), saved)
@@ -127,7 +128,7 @@ def test_a_file_of_another_model_is_refused(tmp_path):
 def test_an_own_postprocessing_compiles_once():
     seen = []
     options = {"postprocess_fn": lambda z: seen.append(1) or {"twice": 2 * z["rate"]}}
-    sampler = OneStepSampler(OneStep(skewed, **OPTIONS), **COUNTS, **options)
+    sampler = OneStepSampler(OneStep(skewed, **TINY), **COUNTS, **options)
     sampler.run(random.key(0))
     traces = len(seen)
     sampler.post_warmup_state = sampler.last_state

@@ -9,9 +9,9 @@ standard error; DF-ELBO and, from exact draws where there are any, DF-EUBO minus
 divergence between draws and exact draws, relative to that between two sets of exact draws; fold fraction on base draws
 and on base draws stretched by 1.5; share of draws that the inverse recovers to 1e-4; largest error of a posterior mean
 in posterior standard deviations (against the exact moments, or a long NUTS run with --nuts); largest relative error of
-a mode's weight; millions of target gradients, those of the base search at most; seconds of the warmup (base search,
-compilation, training and audit); `reliable`. With --budgets the finer budgets are refined in the same warmup, and each
-gets a row of its own; --curve adds rows for all budgets up to 128 as they come.
+a mode's weight; millions of target gradients, those of base search and audit estimated; seconds of the warmup (base
+search, compilation, training and audit); `reliable`. With --budgets the finer budgets are refined in the same warmup,
+and each gets a row of its own; --curve adds rows for all budgets up to 128 as they come.
 
 Ionosphere, sonar and German credit need their data: set ONESTEP_DATA (see `problems.read_csv`).
 """
@@ -110,7 +110,7 @@ def sinkhorn_ratio(draws: jax.Array, exact: jax.Array, again: jax.Array) -> floa
 
 
 def training_gradients(sampler: OneStepSampler) -> float:
-    """Millions of target gradients: of the optimiser, and at most so many of the audit and of the base's search."""
+    """Millions of target gradients: of the optimiser, and about so many of base search and audit, without a retry."""
     state = sampler.last_state
     config, num_warmup = sampler.sampler.train_config(state.base.dim), sampler.num_warmup
     total, done = 0, int(state.train.iteration)
@@ -125,7 +125,7 @@ def training_gradients(sampler: OneStepSampler) -> float:
 
 
 def search_gradients(dim: int, num_components: int) -> int:
-    """At most so many target gradients find a base; a Hessian counts as D of them."""
+    """About so many target gradients find a base; a Hessian counts as D of them."""
     ascent = 512 * 200
     hessians = 64 * 61 * (1 + dim)  # of the Newton steps, and of the search for common axes
     draws = max(64, 2 * dim + 2)

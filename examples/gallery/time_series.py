@@ -80,8 +80,8 @@ def hidden_markov(y: np.ndarray) -> None:
 def predator_prey(pelts: np.ndarray, steps_per_year: int = 10) -> None:
     """The Lotka-Volterra equations through 20 years, each count with an error of some per cent.
 
-    They are solved for the logs of both populations by Runge-Kutta steps of order 4 on a fixed grid: OneStep takes
-    second derivatives, which `jax.experimental.ode.odeint` does not have.
+    They are solved for the logs of both populations by Runge-Kutta steps of order 4 on a fixed grid: far out, where the
+    search for modes starts, the equations are stiff, and a solver that adapts its step would take very long.
     """
     start: Any = numpyro.sample("start", dist.LogNormal(jnp.log(10.0), 1).expand([2]).to_event(1))
     center, spread = jnp.array([1.0, 0.05, 1.0, 0.05]), jnp.array([0.5, 0.05, 0.5, 0.05])

@@ -4,12 +4,11 @@ import jax
 import numpy as np
 import pytest
 from jax import random
+from models import TINY
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS
 
 from numpyro_onestep import OneStep
-
-TINY = {"width": 16, "num_blocks": 1, "batch_size": 32, "coverage_audit": False}
 
 
 def one_step(model=None, **options):

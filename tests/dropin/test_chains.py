@@ -19,7 +19,7 @@ methods = pytest.mark.parametrize(
         "vectorized",
         "sequential",
         pytest.param("parallel", marks=pytest.mark.slow),  # on one device it is sequential
-        pytest.param(jax.vmap, id="vmap"),
+        pytest.param(jax.vmap, id="vmap", marks=pytest.mark.slow),
     ],
 )
 
@@ -131,6 +131,7 @@ def neck(y):
     numpyro.sample("y", dist.Normal(loc, scale), obs=y)
 
 
+@pytest.mark.slow
 @both
 def test_sequential_chains_whose_searches_differ(kernel):
     mcmc = sampled(kernel(neck), 1.0, num_warmup=100, num_chains=2, chain_method="sequential")

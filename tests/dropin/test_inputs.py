@@ -136,8 +136,10 @@ def test_double_precision():
 import sys; sys.path.append("..")
 import numpyro; numpyro.enable_x64()
 import numpy as np
+from jax import random
 from kernels import KERNELS, check_moments, sampled
-from models import FEATURES, TARGETS, regression, regression_posterior
+from models import FEATURES, TARGETS, regression, regression_log_z, regression_posterior
+from numpyro_onestep import OneStep, evidence
 mean, cov = regression_posterior()
 for kernel in KERNELS.values():
     mcmc = sampled(kernel(regression), FEATURES, TARGETS, extra_fields=("potential_energy", "accept_prob"))
@@ -145,6 +147,9 @@ for kernel in KERNELS.values():
     fields = mcmc.get_extra_fields()
     assert draws.dtype == fields["potential_energy"].dtype == fields["accept_prob"].dtype == np.float64
     check_moments(draws, mean, np.diag(cov))
+result = evidence(mcmc, random.key(1))
+assert isinstance(mcmc.sampler, OneStep) and result.reliable
+assert abs(result.log_z - regression_log_z()) < 1e-3
 """
     environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     command = [sys.executable, "-c", script]

@@ -236,6 +236,8 @@ def test_improper_priors_and_unwrapped_angles_have_draws_but_no_evidence(kernel)
     if kernel is not NUTS:
         result = evidence(mcmc, random.key(1))
         assert np.isnan(result.log_z)
+        assert not result.reliable
+        assert result.warnings[0].startswith("The evidence is undefined: ")
         for words in ("'loc' is masked", "'scale' has an improper prior", "CircularReparam"):
             assert any(words in warning for warning in result.warnings), words
 
@@ -267,8 +269,8 @@ def rate_moments():
     [
         pytest.param(NUTS, with_while_loop, {"forward_mode_differentiation": True}, id="NUTS-while_loop"),
         pytest.param(one_step, with_while_loop, {"forward_mode_differentiation": True}, id="OneStep-while_loop"),
-        pytest.param(NUTS, with_odeint, {}, id="NUTS-odeint"),
-        pytest.param(one_step, with_odeint, {}, id="OneStep-odeint"),
+        pytest.param(NUTS, with_odeint, {}, id="NUTS-odeint", marks=pytest.mark.slow),
+        pytest.param(one_step, with_odeint, {}, id="OneStep-odeint", marks=pytest.mark.slow),
     ],
 )
 def test_differential_equations(kernel, model, options):

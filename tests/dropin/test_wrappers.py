@@ -4,7 +4,8 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import random
-from kernels import TINY, sampled
+from kernels import sampled
+from models import TINY
 from numpyro.contrib.stochastic_support.dcc import DCC
 from numpyro.infer import HMC, HMCECS, NUTS, CustomGibbs, DiscreteHMCGibbs, Gibbs, HMCGibbs, MixedHMC
 
