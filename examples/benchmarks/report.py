@@ -8,6 +8,7 @@ Sections for which no rows are given stay as they are.
 import argparse
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,11 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 HEAD = """# Benchmarks
 
 Made by `examples/benchmarks/report.py` from the rows of `examples/benchmarks/run.py --json` and `ablation.py --json`:
-default settings, but `--no-audit` where nothing else is said, one training for each row or group of rows, each process
-pinned to one of two busy CPU cores (`seconds` are the whole warmup there: base search, compilation, training, and the
-audit if any). ESS, log Z, ELBO and k̂ are from
-16,384 fresh draws, folds and inverse from 2,048, means and modes from 10,000 corrected draws. What the columns mean is
-said by `run.py --help`; where the reference for log Z has an error of its own, it stands behind the name. What each
-target is, with its priors, is said in `problems.py`.
+default settings, one training for each row or group of rows, each process pinned to one of two busy CPU cores
+(`seconds` are the whole warmup there: base search, compilation, training, and the audit if any). ESS, log Z, ELBO and k̂
+are from 16,384 fresh draws, folds and inverse from 2,048, means and modes from 10,000 corrected draws. What the columns
+mean is said by `run.py --help`; where the reference for log Z has an error of its own, it stands behind the name. What
+each target is, with its priors, is said in `problems.py`. Each section says which jaxlib it was measured with.
 """
 ESTIMATORS = """## Why the determinant must be exact
 
@@ -52,10 +52,13 @@ database's 10,000 reference draws, the worst over all parameters; a posterior ag
 prior is improper log Z is undefined. `one_comp_mm_elim_abs` has two parameters with hardly a variance: in the
 reference draws the ten chains' own standard deviations of one of them run from 4.2 to 11.1, so there the agreement of
 standard deviations is partly luck."""
-REFINED = "From one training with `budgets=(2, 4, 8)`, evaluations a draw in the columns."
-CURVE = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --budgets 2 4 8 --curve`), evaluations a draw in the
-columns. From 16 on it is the one-step map without corrections, in smaller and smaller steps. Measured before blocks at
-rest were made to drift less: what the mixtures lose at 64 and 128 is that drift."""
+DEFAULT = "Default settings, the audit included (jaxlib 0.9.2)."
+UNAUDITED = "`run.py --no-audit`: `seconds` of training alone (jaxlib 0.10.1)."
+REFINED = """From one training with `budgets=(2, 4, 8)`, without the audit, evaluations a draw in the columns (jaxlib
+0.10.1)."""
+CURVE = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8 --curve`), evaluations a
+draw in the columns. From 16 on it is the one-step map without corrections, in smaller and smaller steps (the mixtures
+with jaxlib 0.9.2, the others with 0.10.1 and before blocks at rest were made to drift less)."""
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -69,7 +72,7 @@ def table(header: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows)) + "\n"
 
 
-def one_step(title: str, rows: list[dict[str, Any]]) -> str:
+def one_step(title: str, rows: list[dict[str, Any]], about: str) -> str:
     """One evaluation a draw."""
     header = ["problem", "seed", "bits", "ESS", "log Z − truth", "± se", "ELBO − truth", "EUBO − truth", "k̂"]
     header += ["Sinkhorn", "folds", "folds ×1.5", "inverted", "worst mean, sd", "worst mode", "gradients, 1e6"]
@@ -82,10 +85,10 @@ def one_step(title: str, rows: list[dict[str, Any]]) -> str:
         line += [number(r["pareto_k"], 2), number(r["sinkhorn"], 2), number(r["folds"]), number(r["folds_inflated"])]
         line += [number(r["inverted"]), number(r["mean_error_sd"], 3), number(r["mode_error"], 3)]
         lines.append([*line, number(r["gradients"], 2), number(r["seconds"], 0), "yes" if r["reliable"] else "no"])
-    return f"## {title}\n\n" + table(header, lines)
+    return f"## {title}\n\n{about}\n\n" + table(header, lines)
 
 
-def ladder(title: str, about: str, rows: list[dict[str, Any]], figure: str) -> str:
+def ladder(title: str, rows: list[dict[str, Any]], about: str, figure: str) -> str:
     """Every budget of one training."""
     budgets = sorted({r["nfe"] for r in rows})
     groups: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
@@ -152,8 +155,8 @@ def ablation(title: str, rows: list[dict[str, Any]]) -> str:
                 line.append(" / ".join(number(scale * r[field], digits) for r in seeds) or "–")
         lines.append(line)
     return (
-        f"## {title}\n\nOne part changed at a time, seeds side by side, the same number of iterations each; "
-        "`python examples/benchmarks/ablation.py`.\n\n" + table(header, lines)
+        f"## {title}\n\nOne part changed at a time, seeds side by side, the same number of iterations each, without "
+        "the audit; `python examples/benchmarks/ablation.py` (jaxlib 0.9.2).\n\n" + table(header, lines)
     )
 
 
@@ -194,10 +197,10 @@ def main() -> None:
     path = DOCS / "benchmarks.md"
     old = {part.split("\n")[0]: "## " + part for part in path.read_text().split("\n## ")[1:]} if path.exists() else {}
     makers: dict[str, tuple[list[dict[str, Any]], Callable[[str, list[dict[str, Any]]], str]]] = {
-        "One evaluation a draw": ([r for r in single if not r["audit"]], one_step),
-        "With the audit": ([r for r in single if r["audit"]], one_step),
-        "Budgets": (refined, lambda title, rows: ladder(title, REFINED, rows, "budgets.png")),
-        "From 1 to 128 evaluations": (curve, lambda title, rows: ladder(title, CURVE, rows, "curve.png")),
+        "One evaluation a draw": ([r for r in single if r["audit"]], partial(one_step, about=DEFAULT)),
+        "Without the audit": ([r for r in single if not r["audit"]], partial(one_step, about=UNAUDITED)),
+        "Budgets": (refined, partial(ladder, about=REFINED, figure="budgets.png")),
+        "From 1 to 128 evaluations": (curve, partial(ladder, about=CURVE, figure="curve.png")),
         "Ablation": (ablated if not options.further else [], ablation),
         "Further ablation": (ablated if options.further else [], ablation),
         "posteriordb": (references, reference_draws),
