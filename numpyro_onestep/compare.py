@@ -68,6 +68,8 @@ def _is_arviz(model: Any) -> bool:
 
 def _observed_of(model: Any) -> np.ndarray | None:
     """All observed values in rising order, None where they are not known."""
+    if isinstance(model, OneStepSampler) and model.setup is not None:
+        return model.setup.observed
     if isinstance(model, MCMC) and isinstance(model.sampler, OneStep):
         return kernel_of(model, "compare()").setup.observed
     return observed_in(model) if _is_arviz(model) else None

@@ -52,7 +52,8 @@ class OneStep(MCMCKernel):
         num_steps: network evaluations per draw, a power of two up to 128. Without training for it a finer budget
             draws as well as one step.
         budgets: further budgets to refine in the same warmup, each for half as long as the one-step map.
-        correction: "metropolis" (default, exact), "resample" (each draw chosen from 32 by weight) or "none" (as drawn).
+        correction: "metropolis" (default, exact), "resample" (each draw chosen by weight: from 32, or by
+            `OneStepSampler` from twice as many as there are draws, so that some repeat) or "none" (as drawn).
         init_strategy: NumPyro initialisation strategy of the first starting point.
         init_scale: spread, in unconstrained space, of the 512 starting points around the first one.
         width: ridge directions of each block of the network.

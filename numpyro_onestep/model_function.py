@@ -19,7 +19,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-__all__ = ["ModelFunction", "Same", "bind", "fingerprint", "plain"]
+__all__ = ["ModelFunction", "Same", "bind", "fingerprint", "owned", "plain"]
 
 _BLUR = 1e-5  # of an array's spread: what rounding to float32 may cost before the array stays a constant
 _MAX_INTEGER = 1000  # beyond it the cube of an integer overflows 32 bits
@@ -113,6 +113,21 @@ def _merge_and_call(
     leaves = [next(rest) if constant is None else constant.value for constant in constants]
     args, kwargs = jax.tree.unflatten(treedef, leaves)
     return function(args, kwargs, x)
+
+
+def owned(given: Any, before: Any) -> Any:
+    """Arguments with copies of their NumPy arrays, which others may change; those of `before` where they are equal."""
+    leaves, tree = jax.tree.flatten(given)
+    old, old_tree = jax.tree.flatten(before)
+    old = old if tree == old_tree else [None] * len(leaves)
+    return jax.tree.unflatten(tree, [_owned_leaf(*pair) for pair in zip(leaves, old, strict=True)])
+
+
+def _owned_leaf(leaf: Any, before: Any) -> Any:
+    if not isinstance(leaf, np.ndarray) or leaf.dtype == object:
+        return leaf
+    known = isinstance(before, np.ndarray) and (leaf.dtype, leaf.shape) == (before.dtype, before.shape)
+    return before if known and leaf.tobytes() == before.tobytes() else leaf.copy()
 
 
 def fingerprint(function: ModelFunction, x: Array) -> Hashable:

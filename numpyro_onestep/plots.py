@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from numpyro_onestep.sampler import OneStepSampler
+from numpyro_onestep.weights import log_mean_weight
 
 __all__ = ["plot_draws", "plot_weights"]
 
@@ -43,7 +44,7 @@ def plot_weights(sampler: OneStepSampler, rng_key: Any, num_draws: int = 4096, a
     log_weights = np.asarray(sampler.draw(rng_key, num_draws).log_weights, np.float64)
     finite = log_weights[np.isfinite(log_weights)]
     evidence = sampler.evidence
-    axes.hist(finite - evidence.log_z, bins=80, color=_OURS)
+    axes.hist(finite - log_mean_weight(log_weights)[0], bins=80, color=_OURS)
     axes.set_yscale("log")
     share = 100 * evidence.ess / evidence.num_proposals
     axes.set(xlabel="log weight − log Z (nats)", ylabel="draws", title=f"Weights: ESS {share:.1f} %")

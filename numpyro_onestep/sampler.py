@@ -1,7 +1,7 @@
 """`OneStepSampler`: a `numpyro.infer.MCMC` that trains once and draws in batches, without limit."""
 
-from collections.abc import Hashable
-from functools import partial
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,19 +13,18 @@ from numpyro.infer import MCMC
 from numpyro.util import is_prng_key
 
 from numpyro_onestep import evidence as evidence_
-from numpyro_onestep import metropolis
+from numpyro_onestep.chains import collect
 from numpyro_onestep.compilation import jit
 from numpyro_onestep.coverage import Audit
 from numpyro_onestep.evidence import Evidence
 from numpyro_onestep.fit import fit
 from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.kernel import OneStep
-from numpyro_onestep.model_function import ModelFunction, Same, plain
-from numpyro_onestep.proposal import Flow, Proposals, pool
+from numpyro_onestep.model_function import ModelFunction, Same, owned, plain
+from numpyro_onestep.proposal import Flow, pool
 from numpyro_onestep.state import OneStepState, check_dim, same_leaves, trained_flows
 from numpyro_onestep.target import ModelSetup
 from numpyro_onestep.trained_kernel import kernel_of
-from numpyro_onestep.weights import resample
 
 __all__ = ["Draws", "OneStepSampler"]
 
@@ -123,19 +122,19 @@ class OneStepSampler(MCMC):
                 `init_params` has the wrong leading axis; or if a warm start's flow has another dimension.
             AttributeError: if an extra field does not exist.
         """
-        key_train, key_draw = self._split_key(rng_key)
-        self._begin(args, kwargs, init_params, extra_fields)
-        state = None if warm_start else self._warmup_state
-        names = [name.removeprefix("z.") for name in extra_fields if name.startswith("z.")]
-        if names or state is not None:  # the data may be others than those of the training
-            self._look(key_train, init_params, state)
-            self._check_sites(names)
-        if state is None:
-            state = self._train(key_train, init_params, warm_start)
-            if self._warmup_state is not None:  # the next run goes on from here
-                self._warmup_state = state
-        check_dim(trained_flows(state)[0].base, self.sampler.setup.center)  # type: ignore[arg-type]
-        self._draw_chains(key_draw, state, extra_fields)
+        with self._all_or_nothing():
+            key_train, key_draw = self._split_key(rng_key)
+            self._begin(args, kwargs, init_params, extra_fields)
+            state = None if warm_start else self._warmup_state
+            if state is not None or any(self._site(name) for name in extra_fields):
+                self._look(key_train, init_params, state)  # the data may be others than those of the training
+                self._check_sites(extra_fields)
+            if state is None:
+                state = self._train(key_train, init_params, warm_start)
+                if self._warmup_state is not None:  # the next run goes on from here
+                    self._warmup_state = state
+            check_dim(trained_flows(state)[0].base, self.sampler.setup.center)  # type: ignore[arg-type]
+            self._draw_chains(key_draw, state, extra_fields)
 
     def warmup(  # type: ignore[override]
         self,
@@ -153,9 +152,10 @@ class OneStepSampler(MCMC):
         """
         if collect_warmup:
             raise ValueError("OneStepSampler has no warmup draws to collect; use MCMC(OneStep(model)) for them.")
-        key_train, _ = self._split_key(rng_key)
-        self._begin(args, kwargs, init_params, extra_fields)
-        self._warmup_state = self._last_state = self._train(key_train, init_params)
+        with self._all_or_nothing():
+            key_train, _ = self._split_key(rng_key)
+            self._begin(args, kwargs, init_params, extra_fields)
+            self._warmup_state = self._last_state = self._train(key_train, init_params)
 
     @property
     def evidence(self) -> Evidence:
@@ -202,11 +202,22 @@ class OneStepSampler(MCMC):
         save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, sampler: OneStep) -> "OneStepSampler":
-        """Read what `save` wrote; `sampler` is the same `OneStep(model)` again, since code is not stored."""
+    def load(cls, path: str | Path, sampler: OneStep, postprocess_fn: Callable | None = None) -> "OneStepSampler":
+        """Read what `save` wrote; it stored no code: `sampler` is the same `OneStep(model)`, like `postprocess_fn`."""
         from numpyro_onestep.checkpoint import load
 
-        return load(cls, path, sampler)
+        return load(cls, path, sampler, postprocess_fn)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """A run that fails or is interrupted leaves this as it was: the flow of one run, the data of the same."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
 
     def _split_key(self, rng_key: Array) -> tuple[Array, Array]:
         single = rng_key if is_prng_key(rng_key) else rng_key[0]
@@ -215,17 +226,18 @@ class OneStepSampler(MCMC):
 
     def _begin(self, args: tuple, kwargs: dict, init_params: Any, extra_fields: tuple[str, ...]) -> None:
         for name in extra_fields:
-            if name.startswith(f"~{self._sample_field}."):
+            if self._site(name):
                 continue
-            if name.split(".")[0] not in OneStepState._fields:
-                raise AttributeError(f"OneStepState has no field '{name}'; it has {', '.join(OneStepState._fields)}.")
             if name.split(".")[0] in ("base", "train", "rng_key"):
                 raise ValueError(f"Extra field '{name}' is not one value per draw; read it from `last_state`.")
+            if name not in OneStepState._fields:
+                raise AttributeError(f"OneStepState has no field '{name}'; it has {', '.join(OneStepState._fields)}.")
         if init_params is not None and self.num_chains > 1:
             leading = jnp.shape(jax.tree.leaves(init_params)[0])[:1]
             if leading != (self.num_chains,):
                 raise ValueError("`init_params` must have the same leading dimension as `num_chains`.")
-        self._args, self._kwargs = args, kwargs
+        # of its own: a caller's array may change before the evidence is asked for
+        self._args, self._kwargs = owned((args, kwargs), (self._args, self._kwargs))
         self._evidence = self._states = self._states_flat = None
 
     def _look(self, rng_key: Array, init_params: Any, state: Any = None) -> None:
@@ -237,11 +249,18 @@ class OneStepSampler(MCMC):
         self.sampler.prepare(rng_key, point, self._args, self._kwargs)
         self.setup = self.sampler.setup
 
-    def _check_sites(self, names: list[str]) -> None:
-        sites = self.setup.unravel(self.setup.center)  # type: ignore[union-attr]
-        for name in names:
-            if not isinstance(sites, dict) or name not in sites:
-                raise AttributeError(f"There is no latent site for the extra field 'z.{name}': the model has {sites}.")
+    def _site(self, name: str) -> str:
+        """The site that an extra field names, "" if it names none."""
+        return name.partition(".")[2] if name.removeprefix("~").startswith(f"{self._sample_field}.") else ""
+
+    def _check_sites(self, extra_fields: tuple[str, ...]) -> None:
+        center = self.setup.center  # type: ignore[union-attr]
+        latent = self.setup.unravel(center)  # type: ignore[union-attr]
+        for name in filter(self._site, extra_fields):
+            sites = jax.eval_shape(self._constrainer(), center) if name.startswith("~") else latent
+            if not isinstance(sites, dict) or self._site(name) not in sites:
+                there = ", ".join(sites) if isinstance(sites, dict) else "none"
+                raise AttributeError(f"There is no site for the extra field '{name}'; there are: {there}.")
 
     def _one(self, init_params: Any) -> Any:
         if init_params is None or self.num_chains == 1:
@@ -262,7 +281,9 @@ class OneStepSampler(MCMC):
         fitted = fit(self.sampler, rng_key, self.num_warmup, *given, before=before if warm_start else None)
         self.setup = setup = self.sampler.setup
         self._audited = self._audit_token(fitted.state), setup.identity, fitted.audit
-        return fitted.state
+        key = fitted.state.rng_key
+        keys = key if self.num_chains == 1 else random.split(key, self.num_chains)
+        return self.sampler.resumed_state(keys, fitted.state.base, fitted.state.train)  # type: ignore[arg-type]
 
     def _audit_token(self, state: Any) -> Any:
         return state.train.best, self._args, self._kwargs
@@ -272,11 +293,14 @@ class OneStepSampler(MCMC):
 
     def _constrain(self, points: Array) -> Any:
         """Flat unconstrained points, shape (N, D), to constrained samples with a leading axis of N."""
-        setup, given = self.sampler.setup, (self._args, self._kwargs)
+        return _apply(self._constrainer(), points)
+
+    def _constrainer(self) -> ModelFunction:
+        setup = self.sampler.setup
         if self.postprocess_fn is None:
-            return _apply(setup.constrain(*given), points)
+            return setup.constrain(self._args, self._kwargs)
         identity = Same(self.postprocess_fn), setup.identity
-        return _apply(plain(lambda point: self.postprocess_fn(setup.unravel(point)), identity), points)  # type: ignore[misc]
+        return plain(lambda point: self.postprocess_fn(setup.unravel(point)), identity)  # type: ignore[misc]
 
     def _draw_chains(self, rng_key: Array, state: OneStepState, extra_fields: tuple[str, ...]) -> None:
         """Fill the chains with corrected draws and leave a state from which `run` can go on."""
@@ -287,7 +311,8 @@ class OneStepSampler(MCMC):
         many = shape[0] * shape[1] * (2 if correction == "resample" else 1)
         proposals = pool(flows, key_propose, many, num_steps)
 
-        points, fields = _collect(key_correct, proposals, correction, shape, num_steps, self.num_warmup)
+        num_warmup = int(jnp.ravel(state.train.num_iterations)[0])  # type: ignore[union-attr]
+        points, fields = collect(key_correct, proposals, correction, shape, num_steps, num_warmup)
         kept = np.arange(self.num_samples % self.thinning + self.thinning - 1, self.num_samples, self.thinning)
         flat = points[:, kept].reshape(-1, points.shape[-1])
 
@@ -297,12 +322,11 @@ class OneStepSampler(MCMC):
         samples = grouped(self._constrain(flat))
         self._states = {self._sample_field: samples}
         for name in dict.fromkeys((*self._default_fields[1:], *extra_fields)):
-            if name.startswith(f"~{self._sample_field}."):
-                samples.pop(name.split(".", 1)[1], None)
-            elif name.startswith(f"{self._sample_field}."):
-                value = jax.vmap(self.sampler.setup.unravel)(flat)[name.split(".", 1)[1]]
-                self._states[name] = grouped(value)
-            else:
+            if self._site(name) and name.startswith("~"):
+                samples.pop(self._site(name))
+            elif self._site(name):
+                self._states[name] = grouped(jax.vmap(self.sampler.setup.unravel)(flat)[self._site(name)])
+            elif name != self._sample_field:
                 self._states[name] = fields[name][:, kept]
         self._states_flat = None
         last = {name: value[:, -1] for name, value in fields.items()}
@@ -313,37 +337,6 @@ class OneStepSampler(MCMC):
         self._last_state = state._replace(**chains)
 
 
-def _correct(correction: str, rng_key: Array, log_weights: Array, shape: tuple[int, int]) -> tuple[Array, Array]:
-    """Indices of the proposals that each chain holds, and acceptance probabilities, both of shape (chains, draws)."""
-    ones = jnp.ones(shape, log_weights.dtype)
-    if correction == "resample":
-        return resample(rng_key, log_weights, shape[0] * shape[1]).reshape(shape), ones
-    indices = jnp.arange(shape[0] * shape[1]).reshape(shape)
-    if correction == "none":
-        return indices, ones
-    held, accept_prob = jax.vmap(metropolis.chain)(random.split(rng_key, shape[0]), log_weights.reshape(shape))
-    return jnp.take_along_axis(indices, held, axis=1), accept_prob
-
-
 @jit
 def _apply(function: ModelFunction, points: Array) -> Any:
     return jax.vmap(function)(points)
-
-
-@partial(jit, static_argnames=("correction", "shape", "num_steps", "num_warmup"))
-def _collect(
-    rng_key: Array, proposals: Proposals, correction: str, shape: tuple[int, int], num_steps: int, num_warmup: int
-) -> tuple[Array, dict[str, Array]]:
-    """The corrected points (chains, draws, D) and the fields of the state that go with them."""
-    held, accept_prob = _correct(correction, rng_key, proposals.log_weights, shape)
-    proposed = proposals.log_weights[: shape[0] * shape[1]].reshape(shape)
-    iterations = jnp.arange(shape[1])
-    return proposals.points[held], {
-        "potential_energy": proposals.potential_energy[held],
-        "log_weight": proposals.log_weights[held],
-        "accept_prob": accept_prob,
-        "diverging": ~(proposed > -jnp.inf),
-        "num_steps": jnp.full(shape, num_steps),
-        "i": jnp.broadcast_to(num_warmup + 1 + iterations, shape),
-        "mean_accept_prob": jnp.cumsum(accept_prob, axis=1) / (1 + iterations),
-    }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, random
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.scipy.stats import norm
@@ -164,8 +164,9 @@ class ModelSetup(NamedTuple):
         now = self._replace(identity=bare)._fingerprints(*self.given)
         if any(a != b for a, b in zip(then, now, strict=True) if Same not in (type(a), type(b))):
             raise RuntimeError(
-                "The model does something else now than in its last run: a variable that it reads, or a handler around "
-                "the run, has changed since. Give data as arguments of `run`, or run again."
+                "The model does something else now than in its last run: a variable that it reads, a handler around "
+                "the run, or a setting (float64, matmul precision, NumPyro's validation) has changed since. Give data "
+                "as arguments of `run`, or run again."
             )
 
     def _fingerprints(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Hashable, ...]:
@@ -192,16 +193,19 @@ def setup_model(
     Raises:
         ValueError: if the model has no continuous latent site.
     """
-    info = initialize_model(
-        rng_key,
-        model,
+    look = partial(
+        initialize_model,
+        model=model,
         dynamic_args=True,
         init_strategy=init_strategy,
         model_args=model_args,
         model_kwargs=model_kwargs,
         forward_mode_differentiation=forward_mode,
     )
-    start = info.param_info.z if init_params is None else init_params
+    info = look(rng_key)
+    if any(site["type"] == "param" for site in info.model_trace.values()):
+        info = look(random.key(0))  # a parameter's random value is the same at every look
+    start = _as_floats(info.param_info.z if init_params is None else init_params)
     # the model's own order, parents before children, which the base's conditional scales rely on
     names = [name for name in info.model_trace if name in start]
     center, unravel_list = ravel_pytree([start[name] for name in names])
@@ -239,6 +243,7 @@ def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any) -> M
         raise ValueError(
             "`init_params` must be given to `run` with `potential_fn`: it tells the parameters' structure."
         )
+    init_params = _as_floats(init_params)
     center, unravel = ravel_pytree(init_params)
     if center.size == 0:
         raise ValueError("`init_params` has no elements: there is nothing to sample.")
@@ -285,6 +290,11 @@ def _shapes(tree: Any) -> Hashable:
 
 def _float() -> jnp.dtype:
     return jnp.result_type(float)
+
+
+def _as_floats(tree: Any) -> Any:
+    """All leaves of one type: of mixed ones `ravel_pytree` gives each its own back, integers by cutting off digits."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, _float()), tree)
 
 
 def _idle(

@@ -1,5 +1,7 @@
 """The kernel of a finished run, seeing the model as in that run."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import random
@@ -28,10 +30,12 @@ def kernel_of(mcmc: MCMC, what: str) -> OneStep:
     state = mcmc.last_state if mcmc.last_state is not None else mcmc.post_warmup_state
     first = trained_flows(state)[0]
     own = getattr(mcmc, "setup", None)
-    given = mcmc._args, mcmc._kwargs
+    given: Any = getattr(mcmc, "_args", None), getattr(mcmc, "_kwargs", None)
+    if given[0] is None:
+        raise ValueError(f"{what} needs the model's arguments: call `run` first, which goes on from the state set.")
     if own is not None:
         kernel.recall(own)
-    elif kernel.model is not None and not same_leaves(kernel.setup.given, given):
+    elif kernel.model is not None and (kernel.setup.idle is not None or not same_leaves(kernel.setup.given, given)):
         point = first.z if jnp.ndim(first.i) == 0 else jax.tree.map(lambda leaf: leaf[0], first.z)
         kernel.prepare(random.key(0), point, *given, fill_idle=False)
     kernel.setup.check_unchanged()

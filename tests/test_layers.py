@@ -14,7 +14,7 @@ LAYERS = [
     {"coverage", "path_losses"},
     {"train"},
     {"plan", "proposal", "replicates", "state"},
-    {"kernel"},
+    {"chains", "kernel"},
     {"audit", "trained_kernel"},
     {"evidence", "fit", "flow_distribution"},
     {"reparam"},

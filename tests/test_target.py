@@ -12,7 +12,7 @@ from numpyro.infer.reparam import CircularReparam
 
 from numpyro_onestep import OneStep, OneStepSampler
 from numpyro_onestep.model_trace import masked_out
-from numpyro_onestep.target import setup_model
+from numpyro_onestep.target import safe_log_density, setup_model, setup_potential
 
 DATA = jnp.array([0.3, -0.2, 1.1, 0.4])
 
@@ -208,3 +208,22 @@ def test_an_improper_prior_is_found_beneath_a_transformation():
         likelihood(numpyro.sample("mu", dist.TransformedDistribution(prior, dist.transforms.ExpTransform())))
 
     assert any("improper" in caveat for caveat in setup_of(transformed).caveats)
+
+
+def test_integers_among_the_starting_values_are_numbers_like_others():
+    setup = setup_potential(
+        lambda z: jnp.sum(z["x"] ** 2) + jnp.sum((z["n"] - 0.5) ** 2), {"x": 0.0, "n": jnp.arange(2)}
+    )
+    density = safe_log_density(setup.log_density((), {}))
+    assert np.allclose(density.value_and_grad(jnp.full(3, 0.25))[1], [0.5, 0.5, -0.5])
+    assert setup.unravel(setup.center)["n"].dtype == setup.center.dtype
+
+
+def test_a_parameters_random_value_is_the_same_at_every_look():
+    def shifted():
+        numpyro.sample("x", dist.Normal(numpyro.param("shift", lambda key: random.normal(key)), 1))
+
+    looks = [setup_model(random.key(i), shifted, (), {}, init_strategy=init_to_uniform) for i in range(2)]
+    first, second = (look.log_density((), {})(jnp.ones(1)) for look in looks)
+    assert first == second
+    assert looks[0].identity == looks[1].identity
