@@ -162,10 +162,8 @@ def _shape_of(array: Any) -> jax.ShapeDtypeStruct:
 
 def _consts(value: Any) -> Iterator[Any]:
     """The constants of a traced function and of all those within it."""
-    if isinstance(value, ClosedJaxpr):
-        yield from value.consts
-        yield from _consts(value.jaxpr)
-    elif isinstance(value, Jaxpr):
+    if isinstance(value, ClosedJaxpr | Jaxpr):  # one and the same class in newer versions of JAX
+        yield from getattr(value, "consts", ())
         for equation in value.eqns:
             yield from _consts(tuple(equation.params.values()))
     elif isinstance(value, tuple | list):
