@@ -52,13 +52,14 @@ database's 10,000 reference draws, the worst over all parameters; a posterior ag
 prior is improper log Z is undefined. `one_comp_mm_elim_abs` has two parameters with hardly a variance: in the
 reference draws the ten chains' own standard deviations of one of them run from 4.2 to 11.1, so there the agreement of
 standard deviations is partly luck."""
-DEFAULT = "Default settings, the audit included (jaxlib 0.9.2)."
+DEFAULT = """Default settings, the audit included (jaxlib 0.9.2). The eight rows of seed 0 that `pytest -m slow` checks
+had both cores to themselves; a time is missing where the process was held up."""
 UNAUDITED = "`run.py --no-audit`: `seconds` of training alone (jaxlib 0.10.1)."
 REFINED = """From one training with `budgets=(2, 4, 8)`, without the audit, evaluations a draw in the columns (jaxlib
 0.10.1)."""
 CURVE = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8 --curve`), evaluations a
-draw in the columns. From 16 on it is the one-step map without corrections, in smaller and smaller steps (the mixtures
-with jaxlib 0.9.2, the others with 0.10.1 and before blocks at rest were made to drift less)."""
+draw in the columns. From 16 on it is the one-step map without corrections, in smaller and smaller steps. Measured
+before blocks at rest were made to drift less: what the mixtures lose at 64 and 128 is that drift (jaxlib 0.10.1)."""
 
 
 def number(value: float, digits: int = 4) -> str:
