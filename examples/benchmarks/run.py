@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import numpyro
 import rows as rows_
@@ -192,6 +193,7 @@ def measure(
             "budgets": list(budgets),
             "curve": curve,
             "audit": kernel.coverage_audit,
+            "jaxlib": jaxlib.__version__,
             "nfe": num_steps,
             "ess": float(effective_sample_size(log_w)) / NUM_FRESH,
             "log_z_error": float(log_z) - problem.log_z,
