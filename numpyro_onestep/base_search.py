@@ -6,8 +6,6 @@ modes than that, one broad Gaussian over all of them, from which training anneal
 where the target's call for them.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
@@ -18,14 +16,11 @@ from numpyro_onestep import conditional_scale, mixture_vi, modes
 from numpyro_onestep.base import Base, WhitenedTarget, log_affinity, log_prob, parts, sample, whiten
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.mixture_vi import Mixture
-from numpyro_onestep.modes import Modes
+from numpyro_onestep.modes import FEW_MODES, MAX_MODES, NUM_STARTS, Modes
 from numpyro_onestep.target import Target
 
 __all__ = ["extend", "search"]
 
-_NUM_STARTS = 512
-_MAX_MODES = 64
-_FEW_MODES = 8
 _MAX_CONDITIONAL_DIM = 256
 _MIN_INFLUENCE = 0.3  # of a coordinate on the log scales of others; hyperparameters have .4 to 4, regressions below .2
 _MIN_HEAVY_SHARE = 0.1
@@ -33,8 +28,6 @@ _MAX_HEAVY_SHARE = 0.3
 _NUM_TAIL_DRAWS = 4096
 _NUM_HESSIANS = 64
 _NUM_CANDIDATES = 8  # half from the modes, half from the raw starts
-
-_polish = jit_once(modes.polish)
 
 
 def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> Base:
@@ -49,20 +42,24 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> 
     """
     key_ascend, key_one, key_many, key_scales, key_tails = random.split(rng_key, 5)
     key_axes = random.fold_in(key_one, 1)
-    starts, ends, picked, num_distinct = _ascend(target, init_scale, key_ascend, center)
+    spreads = jnp.full(NUM_STARTS, init_scale, center.dtype)
+    starts = modes.disperse(key_ascend, center, spreads)
+    ends, log_density = modes.climb(target, starts, spreads)
+    picked, num_distinct = modes.select(ends, log_density, 0.1 * center.shape[0] ** 0.5, MAX_MODES)
     if isinstance(num_distinct, Tracer):
-        return _search_traced(target, init_scale, key_one, key_many, _polish(target, ends[picked[:_FEW_MODES]]), starts)
+        found = modes.polish(target, ends[picked[:FEW_MODES]])
+        return _search_traced(target, init_scale, key_one, key_many, found, starts)
     if int(num_distinct) == 0:
         raise ValueError(
-            f"The log density is not finite at any of {_NUM_STARTS} starting points (spread init_scale={init_scale}"
+            f"The log density is not finite at any of {NUM_STARTS} starting points (spread init_scale={init_scale}"
             " around the initial point). Check the model or potential for nan, or set `init_strategy`/`init_params`"
             " to a valid point and a smaller `init_scale`."
         )
-    few = int(num_distinct) < _FEW_MODES
-    found = _polish(target, ends[picked[: _FEW_MODES if few else _MAX_MODES]])
+    few = int(num_distinct) < FEW_MODES
+    found = modes.polish(target, ends[picked[: FEW_MODES if few else MAX_MODES]])
     num_modes = int(jnp.sum(found.valid))
     # the starts ended in more places than are looked at, and most of those are modes: there are many more
-    if int(num_distinct) == _MAX_MODES and int(jnp.sum(found.distinct)) > _MAX_MODES // 2:
+    if int(num_distinct) == MAX_MODES and int(jnp.sum(found.distinct)) > MAX_MODES // 2:
         axes = _common_axes(target, key_axes, starts[:_NUM_HESSIANS])
         return whiten(_broad(ends @ axes, axes.T @ found.scale_trils), annealed=True, rotation=axes)
     single, single_elbo = _fit_one(target, init_scale, key_one, found, starts)
@@ -89,14 +86,6 @@ def extend(target: Target, rng_key: Array, base: Base, regions: Mixture) -> Base
     return _cap(_fit_tails(target, key_tails, refined))
 
 
-@partial(jit_once, static_argnames=("init_scale",))
-def _ascend(target: Target, init_scale: float, rng_key: Array, center: Array) -> tuple[Array, ...]:
-    starts = modes.disperse(rng_key, center, init_scale, _NUM_STARTS)
-    ends, log_density = modes.climb(target, starts, init_scale)
-    radius = 0.1 * center.shape[0] ** 0.5
-    return starts, ends, *modes.select(ends, log_density, radius, _MAX_MODES)
-
-
 @jit_once
 def _refine(target: Target, rng_key: Array, q: Mixture) -> tuple[Mixture, Array]:
     key_fit, key_elbo = random.split(rng_key)
@@ -104,7 +93,6 @@ def _refine(target: Target, rng_key: Array, q: Mixture) -> tuple[Mixture, Array]
     return q, mixture_vi.elbo(target, key_elbo, q)
 
 
-@partial(jit_once, static_argnames=("init_scale",))
 def _fit_one(target: Target, init_scale: float, rng_key: Array, found: Modes, starts: Array) -> tuple[Mixture, Array]:
     """The best single Gaussian: short fits from the highest modes and from raw starts, the winner refined.
 
@@ -112,23 +100,27 @@ def _fit_one(target: Target, init_scale: float, rng_key: Array, found: Modes, st
     needle far from the mass.
     """
     key_fit, key_elbo, key_refine = random.split(rng_key, 3)
+    fitted, elbos = mixture_vi.fit_each(target, key_fit, key_elbo, _candidates(init_scale, found, starts))
+    return _refine_best(target, key_refine, fitted, elbos)
+
+
+@jit_once
+def _candidates(init_scale: float, found: Modes, starts: Array) -> Mixture:
     half = _NUM_CANDIDATES // 2
     eye = jnp.eye(starts.shape[1], dtype=starts.dtype)
     top = jnp.argsort(-jnp.where(found.valid, found.log_density, -jnp.inf))[:half]
     small = jnp.broadcast_to(0.15 * init_scale * eye, (half, *eye.shape))
-    candidates = Mixture(
+    return Mixture(
         jnp.zeros((_NUM_CANDIDATES, 1), starts.dtype),
         jnp.concatenate([found.points[top], starts[:half]])[:, None],
         jnp.concatenate([found.scale_trils[top], small])[:, None],
     )
 
-    def short_fit(q: Mixture) -> tuple[Mixture, Array]:
-        q = mixture_vi.fit(target, key_fit, q, num_iterations=60, first_rate=1.0, last_rate=0.1)
-        return q, mixture_vi.elbo(target, key_elbo, q)
 
-    fitted, elbos = jax.vmap(short_fit)(candidates)
+@jit_once
+def _refine_best(target: Target, rng_key: Array, fitted: Mixture, elbos: Array) -> tuple[Mixture, Array]:
     best = jnp.argmax(jnp.where(jnp.isnan(elbos), -jnp.inf, elbos))
-    return _refine(target, key_refine, jax.tree.map(lambda leaf: leaf[best], fitted))
+    return _refine(target, rng_key, jax.tree.map(lambda leaf: leaf[best], fitted))
 
 
 @jit_once
@@ -224,7 +216,7 @@ def _search_traced(
     target: Target, init_scale: float, key_one: Array, key_many: Array, found: Modes, starts: Array
 ) -> Base:
     single, _ = _fit_one(target, init_scale, key_one, found, starts)
-    many = _at_modes(found, jnp.arange(_FEW_MODES))
+    many = _at_modes(found, jnp.arange(FEW_MODES))
     several = jnp.sum(found.valid) > 1
     log_weights = jnp.concatenate([jnp.zeros(1), jnp.where(found.valid & several, 0.0, -jnp.inf)])
     q = Mixture(

@@ -8,13 +8,13 @@ importance sampling, how much mass lies where the flow has next to none. Mass th
 Posterior draws made without the flow, by tempered particles from the base, give the upper bound of log Z.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax, random
-from jax.scipy.linalg import solve_triangular
+import numpy as np
+from jax import Array, random
+from scipy.linalg import solve_triangular
 
 from numpyro_onestep import base as base_
 from numpyro_onestep import flow, mixture_vi, modes, tempering
@@ -22,20 +22,18 @@ from numpyro_onestep.base import Base, WhitenedTarget
 from numpyro_onestep.block import BlockParams
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.mixture_vi import Mixture
+from numpyro_onestep.modes import FEW_MODES, MAX_MODES, NUM_STARTS
 from numpyro_onestep.target import Target
 
 __all__ = ["Audit", "audit", "log_prob"]
 
-_SPREADS = (1.0, 4.0, 16.0)  # of the starts, times `init_scale`
-_NUM_STARTS = 128  # at each spread
-_NUM_CANDIDATES = 32
+# shapes are those of the base search, whose compiled programs serve here too
+_CHUNK = NUM_STARTS  # points looked at together
+_SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, times `init_scale`: far out there is most room
 _NUM_REGIONS = 8
-_NUM_DRAWS = 256  # for each region, a divisor of the chunk
-_CHUNK = 512
+_NUM_DRAWS = 4 * _CHUNK  # from the mixture of the regions
 _UNCOVERED = 5.0  # nats by which the target exceeds the flow there
 _NEGLIGIBLE = 0.003  # share of all mass
-
-_select = jit_once(modes.select, static_argnames=("num_modes",))
 
 
 class Audit(NamedTuple):
@@ -78,110 +76,112 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
     A `log_z` that is not finite, of a flow that hit nothing, counts as no mass at all.
     """
     key_search, key_fit, key_measure, key_temper = random.split(rng_key, 4)
-    center = base_.unwhiten(base, jnp.zeros_like(base.whitening.shift))
-    log_z = jnp.where(jnp.isfinite(log_z), log_z, -1e6)
-    points, log_density = _search(target, init_scale, key_search, center)
-    uncovered = _gaps(target, base, blocks, points) - log_z > _UNCOVERED
-    log_density = jnp.where(uncovered, log_density, -jnp.inf)
+    known = float(log_z) if np.isfinite(log_z) else -1e6
     draws = _temper(target, key_temper, base)
-    log_ratios = jnp.where(jnp.any(jnp.isnan(draws), axis=1), jnp.nan, _gaps(target, base, blocks, draws))
-    picked, num_distinct = _select(points, log_density, 0.1 * base.dim**0.5, _NUM_CANDIDATES)
+    log_ratios = jnp.where(jnp.any(jnp.isnan(draws), axis=1), jnp.nan, _look(target, base, blocks, draws)[1])
+    points, log_density = _search(target, init_scale, key_search, base)
+    uncovered = _look(target, base, blocks, points)[1] - known > _UNCOVERED
+    log_density = jnp.where(uncovered, log_density, -jnp.inf)
+    picked, num_distinct = modes.select(points, log_density, 0.1 * base.dim**0.5, MAX_MODES)
     if int(num_distinct) == 0:
         nothing = jnp.zeros(_NUM_REGIONS, points.dtype)
         at = jnp.zeros((_NUM_REGIONS, base.dim), points.dtype)
         nowhere = Mixture(nothing - jnp.inf, at, jnp.zeros((*at.shape, base.dim), at.dtype))
         return Audit(nothing[0], nothing, nowhere, log_ratios)
-    regions = _fit(target, init_scale, key_fit, points[picked], jnp.arange(_NUM_CANDIDATES) < num_distinct)
-    share, shares = _measure(target, key_measure, base, blocks, log_z, regions)
-    return Audit(share, shares, regions, log_ratios)
+    picked = picked[: FEW_MODES if int(num_distinct) < FEW_MODES else MAX_MODES]
+    regions = _fit(target, init_scale, key_fit, points[picked], int(num_distinct))
+    share, shares = _measure(target, key_measure, base, blocks, known, regions)
+    return Audit(jnp.asarray(share, points.dtype), jnp.asarray(shares, points.dtype), regions, log_ratios)
 
 
 @jit_once
 def _temper(target: Target, rng_key: Array, base: Base) -> Array:
     """Draws of the target by tempered particles, unconstrained; nan if they did not reach it."""
-    u, annealing = tempering.particles(WhitenedTarget(base, target), base, rng_key, len(_SPREADS) * _NUM_STARTS)
+    u, annealing = tempering.particles(WhitenedTarget(base, target), base, rng_key, _CHUNK)
     return jnp.where(annealing == 1, jax.vmap(lambda u: base_.unwhiten(base, u))(u), jnp.nan)
 
 
-@partial(jit_once, static_argnames=("init_scale",))
-def _search(target: Target, init_scale: float, rng_key: Array, center: Array) -> tuple[Array, Array]:
-    """Points of high density and their log densities, from starts of all spreads."""
-    ends = []
-    for spread, key in zip(_SPREADS, random.split(rng_key, len(_SPREADS)), strict=True):
-        starts = modes.disperse(key, center, spread * init_scale, _NUM_STARTS)
-        ends.append(modes.climb(target, starts, spread * init_scale)[0])
-    return modes.climb(target, jnp.concatenate(ends), 0.1 * init_scale)
+def _search(target: Target, init_scale: float, rng_key: Array, base: Base) -> tuple[Array, Array]:
+    """Points of high density and their log densities, from starts of all spreads around the base."""
+    center = _center(base)
+    spreads = jnp.asarray(np.repeat(_SPREADS, _CHUNK // len(_SPREADS)) * init_scale, center.dtype)
+    ends, _ = modes.climb(target, modes.disperse(rng_key, center, spreads), spreads)
+    return modes.climb(target, ends, jnp.full_like(spreads, 0.1 * init_scale))
 
 
 @jit_once
-def _gaps(target: Target, base: Base, blocks: BlockParams, z: Array) -> Array:
-    return jax.vmap(lambda z: _gap(target, base, blocks, z))(z)
+def _center(base: Base) -> Array:
+    return base_.unwhiten(base, jnp.zeros_like(base.whitening.shift))
 
 
-def _gap(target: Target, base: Base, blocks: BlockParams, z: Array) -> Array:
-    """Log γ − log q at one point; infinite where the way back through the flow fails, as it does far outside."""
-    value = target.value(z)
-    gap = value - log_prob(base, blocks, z)
-    return jnp.where(jnp.isnan(gap), jnp.where(value > -jnp.inf, jnp.inf, -jnp.inf), gap)
+@jit_once
+def _look(target: Target, base: Base, blocks: BlockParams, z: Array) -> tuple[Array, Array]:
+    """Log γ and log γ − log q at points z (N, D); the latter infinite where the way back through the flow fails.
+
+    That it does far outside.
+    """
+
+    def one(z: Array) -> tuple[Array, Array]:
+        value = target.value(z)
+        gap = value - log_prob(base, blocks, z)
+        return value, jnp.where(jnp.isnan(gap), jnp.where(value > -jnp.inf, jnp.inf, -jnp.inf), gap)
+
+    return jax.vmap(one)(z)
 
 
-@partial(jit_once, static_argnames=("init_scale",))
-def _fit(target: Target, init_scale: float, rng_key: Array, starts: Array, usable: Array) -> Mixture:
-    """Gaussians fitted to the surroundings of the starts; equal weights, none where another is already.
+def _fit(target: Target, init_scale: float, rng_key: Array, starts: Array, num_usable: int) -> Mixture:
+    """Gaussians fitted to the surroundings of the first starts; equal weights, none where another is already.
 
     Proper modes come first, by their Laplace mass: the pole of a hierarchical density, higher than any of them, must
     not take their place.
     """
-    dim = starts.shape[1]
-    found = modes.polish(target, starts)
+    found = jax.tree.map(np.asarray, modes.polish(target, starts))
+    usable = np.arange(len(starts)) < num_usable
     proper = found.distinct & usable
-    log_mass = found.log_density + jnp.sum(jnp.log(jnp.diagonal(found.scale_trils, axis1=1, axis2=2)), axis=1)
-    order = jnp.argsort(jnp.where(proper, -log_mass, jnp.where(usable, 1e30, jnp.inf)))[:_NUM_REGIONS]
-    small = 0.15 * init_scale * jnp.eye(dim, dtype=starts.dtype)
-    means = jnp.where(proper[order, None], found.points[order], starts[order])
-    trils = jnp.where(proper[order, None, None], found.scale_trils[order], small)
-
-    def one(mean: Array, tril: Array) -> Mixture:
-        q = Mixture(jnp.zeros(1, starts.dtype), mean[None], tril[None])
-        return mixture_vi.fit(target, rng_key, q, num_iterations=60, first_rate=0.5, last_rate=0.1)
-
-    fitted = jax.vmap(one)(means, trils)
-    means, trils = fitted.means[:, 0], fitted.scale_trils[:, 0]
-
-    def keep(kept: Array, i: Array) -> tuple[Array, None]:
-        offsets = jax.vmap(lambda m, tril: solve_triangular(tril, means[i] - m, lower=True))(means, trils)
-        near = jnp.any(kept & (jnp.linalg.norm(offsets, axis=1) < 1.0))
-        return kept.at[i].set(usable[order[i]] & ~near), None
-
-    kept, _ = lax.scan(keep, jnp.zeros(_NUM_REGIONS, bool), jnp.arange(_NUM_REGIONS))
-    return Mixture(jnp.where(kept, -jnp.log(jnp.sum(kept)), -jnp.inf), means, trils)
+    log_mass = found.log_density + np.log(np.diagonal(found.scale_trils, axis1=1, axis2=2)).sum(1)
+    order = np.argsort(np.where(proper, -log_mass, np.where(usable, 1e30, np.inf)), stable=True)[:_NUM_REGIONS]
+    small = 0.15 * init_scale * np.eye(starts.shape[1], dtype=starts.dtype)
+    means = np.where(proper[order, None], found.points[order], np.asarray(starts)[order])
+    trils = np.where(proper[order, None, None], found.scale_trils[order], small)
+    alone = Mixture(*map(jnp.asarray, (np.zeros_like(means[:, :1]), means[:, None], trils[:, None])))
+    fitted, _ = mixture_vi.fit_each(target, rng_key, rng_key, alone)
+    means, trils = np.asarray(fitted.means[:, 0]), np.asarray(fitted.scale_trils[:, 0])
+    kept: list[int] = []
+    for i in range(int(np.sum(usable[order]))):
+        offsets = [solve_triangular(trils[j], means[i] - means[j], lower=True) for j in kept]
+        if all(np.linalg.norm(offset) >= 1 for offset in offsets):
+            kept.append(i)
+    log_weights = np.full(_NUM_REGIONS, -np.inf, means.dtype)
+    log_weights[kept] = -np.log(len(kept))
+    return Mixture(*map(jnp.asarray, (log_weights, means, trils)))
 
 
 @jit_once
-def _measure(
-    target: Target, rng_key: Array, base: Base, blocks: BlockParams, log_z: Array, regions: Mixture
-) -> tuple[Array, Array]:
-    """`share` and `shares`: importance sampling of the mass out of reach from the mixture of the regions."""
+def _draw(regions: Mixture, rng_key: Array) -> tuple[Array, Array, Array]:
+    """Draws of the mixture, stretched a little, with their log densities and each region's responsibility for them."""
     # wide enough for tails, not so wide that the weights of many dimensions vary
-    wide = regions._replace(scale_trils=(1 + min(0.2, base.dim**-0.5)) * regions.scale_trils)
+    dim = regions.means.shape[1]
+    wide = regions._replace(scale_trils=(1 + min(0.2, dim**-0.5)) * regions.scale_trils)
+    z = mixture_vi.sample(wide, rng_key, _NUM_DRAWS)
+    log_q, nearest = jax.vmap(lambda z: (mixture_vi.log_prob(wide, z), mixture_vi.responsibilities(wide, z)))(z)
+    return z, log_q, nearest
 
-    def weigh(key: Array) -> tuple[Array, Array]:
-        z = mixture_vi.sample(wide, key, _CHUNK)
-        log_q = jax.vmap(lambda z: mixture_vi.log_prob(wide, z))(z)
-        value = jax.vmap(target.value)(z)
-        gap = jax.vmap(lambda z: _gap(target, base, blocks, z))(z) - log_z
-        log_w = jnp.where(gap > _UNCOVERED, value - log_z - log_q, -jnp.inf)
-        return jnp.where(jnp.isnan(log_w), -jnp.inf, log_w), jax.vmap(lambda z: mixture_vi.responsibilities(wide, z))(z)
 
-    num_draws = _NUM_REGIONS * _NUM_DRAWS
-    log_w, nearest = lax.map(weigh, random.split(rng_key, num_draws // _CHUNK))
-    log_w, nearest = log_w.ravel(), nearest.reshape(num_draws, -1)
-    top = jnp.max(log_w)
-    scale = jnp.where(top > -jnp.inf, top, 0.0)
-    weights = jnp.exp(log_w - scale)
-    mean = jnp.mean(weights)
-    lower = jnp.maximum(mean - 2 * jnp.std(weights) / num_draws**0.5, 0.0)
+def _measure(
+    target: Target, rng_key: Array, base: Base, blocks: BlockParams, log_z: float, regions: Mixture
+) -> tuple[float, np.ndarray]:
+    """`share` and `shares`: importance sampling of the mass out of reach from the mixture of the regions."""
+    z, log_q, nearest = _draw(regions, rng_key)
+    looks = [_look(target, base, blocks, part) for part in z.reshape(-1, _CHUNK, base.dim)]
+    value, gap = (np.concatenate(parts) for parts in zip(*looks, strict=True))
+    log_w = np.where(gap - log_z > _UNCOVERED, value - log_z - np.asarray(log_q), -np.inf).astype(float)
+    log_w = np.where(np.isnan(log_w), -np.inf, log_w)
+    if not np.any(log_w > -np.inf):
+        return 0.0, np.zeros(_NUM_REGIONS)
+    top = np.max(log_w)
+    weights = np.exp(log_w - top)
+    lower = max(np.mean(weights) - 2 * np.std(weights) / len(weights) ** 0.5, 0.0)
     # in logs, since the mass missed may be far more than that found
-    log_total = jnp.logaddexp(0.0, scale + jnp.log(mean))
-    share_of = lambda w: jnp.exp(scale + jnp.log(w) - log_total)  # noqa: E731
-    return share_of(lower), share_of(jnp.mean(weights[:, None] * nearest, axis=0))
+    log_total = np.logaddexp(0.0, top + np.log(np.mean(weights)))
+    shares = np.exp(top - log_total) * np.mean(weights[:, None] * np.asarray(nearest), axis=0)
+    return float(np.exp(top - log_total) * lower), shares

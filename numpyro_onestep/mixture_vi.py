@@ -12,9 +12,21 @@ from jax import Array, lax, random
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 
+from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.target import LogDensity
 
-__all__ = ["Mixture", "elbo", "fit", "log_prob", "lower_factor", "responsibilities", "sample", "score", "standardize"]
+__all__ = [
+    "Mixture",
+    "elbo",
+    "fit",
+    "fit_each",
+    "log_prob",
+    "lower_factor",
+    "responsibilities",
+    "sample",
+    "score",
+    "standardize",
+]
 
 
 class Mixture(NamedTuple):
@@ -125,3 +137,14 @@ def elbo(target: LogDensity, rng_key: Array, q: Mixture, num_draws: int = 512) -
     z = sample(q, rng_key, num_draws)
     gaps = jax.vmap(lambda x: target.value(x) - log_prob(q, x))(z)
     return jnp.where(jnp.any(jnp.isnan(gaps)), -jnp.inf, jnp.mean(gaps))
+
+
+@jit_once
+def fit_each(target: LogDensity, key_fit: Array, key_elbo: Array, candidates: Mixture) -> tuple[Mixture, Array]:
+    """Short fits of mixtures stacked along a leading axis of length M, with the same noise each, and ELBOs, (M,)."""
+
+    def one(q: Mixture) -> tuple[Mixture, Array]:
+        q = fit(target, key_fit, q, num_iterations=60, first_rate=1.0, last_rate=0.1)
+        return q, elbo(target, key_elbo, q)
+
+    return jax.vmap(one)(candidates)

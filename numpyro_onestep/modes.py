@@ -1,5 +1,9 @@
-"""Where the posterior's modes are: dispersed starts, first-order ascent, then damped Newton."""
+"""Where the posterior's modes are: dispersed starts, first-order ascent, then damped Newton.
 
+Every step is a compiled program, which base search and audit share where shapes are the same.
+"""
+
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -7,9 +11,14 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax, random
 
+from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.target import LogDensity
 
-__all__ = ["Modes", "climb", "disperse", "polish", "select"]
+__all__ = ["FEW_MODES", "MAX_MODES", "NUM_STARTS", "Modes", "climb", "disperse", "polish", "select"]
+
+NUM_STARTS = 512
+MAX_MODES = 64  # looked at
+FEW_MODES = 8  # looked at where there are not more distinct ends
 
 
 class Modes(NamedTuple):
@@ -31,15 +40,17 @@ class Modes(NamedTuple):
     valid: Array
 
 
-def disperse(rng_key: Array, center: Array, init_scale: float, num_starts: int) -> Array:
-    """Starts of shape (num_starts, D), spread by `init_scale` around `center`, the center first."""
-    noise = random.normal(rng_key, (num_starts - 1, center.shape[0]), center.dtype)
-    return jnp.concatenate([center[None], center + init_scale * noise])
+@jit_once
+def disperse(rng_key: Array, center: Array, spreads: Array) -> Array:
+    """Starts around `center`, spread by `spreads` of shape (N,), the first of them the center itself; shape (N, D)."""
+    noise = random.normal(rng_key, (len(spreads) - 1, len(center)), center.dtype)
+    return jnp.concatenate([center[None], center + spreads[1:, None] * noise])
 
 
-def climb(target: LogDensity, starts: Array, init_scale: float, num_iterations: int = 200) -> tuple[Array, Array]:
-    """Adam ascent of log γ from every start: end points and their log densities."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.1 * init_scale, num_iterations, 0.01), b2=0.9)
+@partial(jit_once, static_argnames=("num_iterations",))
+def climb(target: LogDensity, starts: Array, spreads: Array, num_iterations: int = 200) -> tuple[Array, Array]:
+    """Adam ascent of log γ from starts (N, D) in steps of .1 `spreads` (N,): end points and their log densities."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.1 * spreads[:, None], num_iterations, 0.01), b2=0.9)
 
     def body(carry: tuple, _: None) -> tuple[tuple, None]:
         x, state = carry
@@ -51,6 +62,7 @@ def climb(target: LogDensity, starts: Array, init_scale: float, num_iterations: 
     return x, jax.vmap(target.value)(x)
 
 
+@partial(jit_once, static_argnames=("num_modes",))
 def select(points: Array, log_density: Array, radius: float, num_modes: int) -> tuple[Array, Array]:
     """Pick up to `num_modes` high points, each further than `radius` from those before it.
 
@@ -101,6 +113,7 @@ def _newton(target: LogDensity, start: Array, max_iterations: int) -> tuple[Arra
     return x, done
 
 
+@jit_once
 def polish(target: LogDensity, starts: Array, max_iterations: int = 60) -> Modes:
     """Newton from every start, then the Laplace approximation at each distinct non-degenerate end point."""
     dim = starts.shape[1]

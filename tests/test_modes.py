@@ -34,8 +34,9 @@ def test_finds_the_modes_of_a_mixture_and_their_covariances(getkey):
 
     @jax.jit
     def find(key):
-        starts = modes.disperse(key, jnp.zeros(2), 4.0, 128)
-        ends, log_density = modes.climb(target, starts, 4.0)
+        spreads = jnp.full(128, 4.0)
+        starts = modes.disperse(key, jnp.zeros(2), spreads)
+        ends, log_density = modes.climb(target, starts, spreads)
         picked, num_distinct = modes.select(ends, log_density, 0.5, 8)
         return modes.polish(target, ends[picked]), num_distinct
 
@@ -73,7 +74,7 @@ def climb_and_polish(case, starts):
 
     target = safe_log_density(log_density)
     # few iterations: a climb without end is to be seen before curvatures underflow
-    return modes.polish(target, modes.climb(target, starts, 3.0)[0], max_iterations=20)
+    return modes.polish(target, modes.climb(target, starts, jnp.full(len(starts), 3.0))[0], max_iterations=20)
 
 
 @pytest.mark.parametrize(
@@ -96,10 +97,12 @@ def test_a_plateau_is_no_mode_and_hides_none():
 
 
 def test_disperse_keeps_the_center_first(getkey):
-    starts = modes.disperse(getkey(), jnp.array([1000.0, -1.0]), 3.0, 512)
+    spreads = jnp.repeat(jnp.array([3.0, 30.0]), 256)
+    starts = modes.disperse(getkey(), jnp.array([1000.0, -1.0]), spreads)
     assert starts.shape == (512, 2)
     np.testing.assert_array_equal(starts[0], [1000.0, -1.0])
-    np.testing.assert_allclose(np.std(starts, axis=0), 3.0, rtol=5 / np.sqrt(2 * 512))
+    for half, spread in ((starts[:256], 3.0), (starts[256:], 30.0)):
+        np.testing.assert_allclose(np.std(half, axis=0), spread, rtol=5 / np.sqrt(2 * 256))
 
 
 def test_select_prefers_high_and_distant_points():

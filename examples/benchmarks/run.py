@@ -121,7 +121,7 @@ def training_gradients(sampler: OneStepSampler) -> float:
         longer = bool(state.base.annealed) and index == 0
         steps = -(-3 * stage.steps_per_iteration // 2) if longer else stage.steps_per_iteration
         total += iterations * steps * sum(getattr(loss, "batch_size", 0) for loss in stage.losses)
-    audit = 384 * (400 + 60 * 3 * 8) if sampler.sampler.coverage_audit else 0
+    audit = 512 * (400 + 60 * 3 * 8) if sampler.sampler.coverage_audit else 0
     return (total + audit + search_gradients(state.base.dim, len(state.base.mixture.means))) / 1e6
 
 
