@@ -256,8 +256,9 @@ class OneStepSampler(MCMC):
     def _check_sites(self, extra_fields: tuple[str, ...]) -> None:
         center = self.setup.center  # type: ignore[union-attr]
         latent = self.setup.unravel(center)  # type: ignore[union-attr]
+        shown = jax.eval_shape(self._constrainer(), center) if any(n.startswith("~") for n in extra_fields) else None
         for name in filter(self._site, extra_fields):
-            sites = jax.eval_shape(self._constrainer(), center) if name.startswith("~") else latent
+            sites = shown if name.startswith("~") else latent
             if not isinstance(sites, dict) or self._site(name) not in sites:
                 there = ", ".join(sites) if isinstance(sites, dict) else "none"
                 raise AttributeError(f"There is no site for the extra field '{name}'; there are: {there}.")
@@ -281,7 +282,7 @@ class OneStepSampler(MCMC):
         fitted = fit(self.sampler, rng_key, self.num_warmup, *given, before=before if warm_start else None)
         self.setup = setup = self.sampler.setup
         self._audited = self._audit_token(fitted.state), setup.identity, fitted.audit
-        key = fitted.state.rng_key
+        key = random.fold_in(rng_key, 7)  # `fit` splits off seven
         keys = key if self.num_chains == 1 else random.split(key, self.num_chains)
         return self.sampler.resumed_state(keys, fitted.state.base, fitted.state.train)  # type: ignore[arg-type]
 

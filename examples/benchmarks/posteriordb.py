@@ -32,6 +32,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -302,7 +303,13 @@ def measure(name: str, seed: int, nuts: bool = False) -> dict[str, Any]:
     sampler.run(random.key(seed))
     samples: Any = sampler.get_samples(group_by_chain=True)
     draws = {key: element(samples, key) for key in reference}
-    row = {"posterior": name, "seed": seed, "float64": bool(jax.config.jax_enable_x64), "nuts": nuts}  # type: ignore
+    row: dict[str, Any] = {
+        "posterior": name,
+        "seed": seed,
+        "float64": bool(jax.config.jax_enable_x64),
+        "nuts": nuts,
+        "jaxlib": jaxlib.__version__,
+    }
     state: Any = sampler.last_state
     row |= {"dim": sum(leaf[0].size for leaf in jax.tree.leaves(state.z))}
     row |= summary(sampler, draws) | {"seconds": time.perf_counter() - start}

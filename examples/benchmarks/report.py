@@ -23,7 +23,7 @@ default settings, one training for each row or group of rows, each process pinne
 (`seconds` are the whole warmup there: base search, compilation, training, and the audit if any). ESS, log Z, ELBO and k̂
 are from 16,384 fresh draws, folds and inverse from 2,048, means and modes from 10,000 corrected draws. What the columns
 mean is said by `run.py --help`; where the reference for log Z has an error of its own, it stands behind the name. What
-each target is, with its priors, is said in `problems.py`. Each section says which jaxlib it was measured with.
+each target is, with its priors, is said in `problems.py`. Each section ends with the jaxlib it was measured with.
 """
 ESTIMATORS = """## Why the determinant must be exact
 
@@ -52,19 +52,24 @@ database's 10,000 reference draws, the worst over all parameters; a posterior ag
 prior is improper log Z is undefined. `one_comp_mm_elim_abs` has two parameters with hardly a variance: in the
 reference draws the ten chains' own standard deviations of one of them run from 4.2 to 11.1, so there the agreement of
 standard deviations is partly luck."""
-DEFAULT = """Default settings, the audit included (jaxlib 0.9.2). The eight rows of seed 0 that `pytest -m slow` checks
-had both cores to themselves; a time is missing where the process was held up."""
-UNAUDITED = "`run.py --no-audit`: `seconds` of training alone (jaxlib 0.10.1)."
-REFINED = """From one training with `budgets=(2, 4, 8)`, without the audit, evaluations a draw in the columns (jaxlib
-0.10.1)."""
+DEFAULT = """Default settings, the audit included. The eight rows of seed 0 that `pytest -m slow` checks had both cores
+to themselves; a time is missing where the process was held up."""
+UNAUDITED = "`run.py --no-audit`: `seconds` of training alone."
+REFINED = "From one training with `budgets=(2, 4, 8)`, without the audit, evaluations a draw in the columns."
 CURVE = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8 --curve`), evaluations a
-draw in the columns. From 16 on it is the one-step map without corrections, in smaller and smaller steps. Measured
-before blocks at rest were made to drift less: what the mixtures lose at 64 and 128 is that drift (jaxlib 0.10.1)."""
+draw in the columns. From 16 on it is the one-step map without corrections, in smaller and smaller steps."""
+ABLATED = """One part changed at a time, seeds side by side, the same number of iterations each, without the audit;
+`python examples/benchmarks/ablation.py`."""
 
 
 def number(value: float, digits: int = 4) -> str:
     """A number, or a dash where there is none."""
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def measured_with(rows: Iterable[dict[str, Any]]) -> str:
+    """The versions of jaxlib behind these rows."""
+    return f"Measured with jaxlib {', '.join(sorted({r['jaxlib'] for r in rows}))}.\n"
 
 
 def table(header: list[str], rows: Iterable[list[str]]) -> str:
@@ -86,7 +91,7 @@ def one_step(title: str, rows: list[dict[str, Any]], about: str) -> str:
         line += [number(r["pareto_k"], 2), number(r["sinkhorn"], 2), number(r["folds"]), number(r["folds_inflated"])]
         line += [number(r["inverted"]), number(r["mean_error_sd"], 3), number(r["mode_error"], 3)]
         lines.append([*line, number(r["gradients"], 2), number(r["seconds"], 0), "yes" if r["reliable"] else "no"])
-    return f"## {title}\n\n{about}\n\n" + table(header, lines)
+    return "\n".join([f"## {title}\n\n{about}\n", table(header, lines), measured_with(rows)])
 
 
 def ladder(title: str, rows: list[dict[str, Any]], about: str, figure: str) -> str:
@@ -104,7 +109,7 @@ def ladder(title: str, rows: list[dict[str, Any]], about: str, figure: str) -> s
         parts.append(table([f"{what}: problem", "seed", *[str(n) for n in budgets]], lines))
     draw_ladder(rows, DOCS / "figures" / figure)
     picture = f"![ELBO and ESS against the budget](figures/{figure})\n"
-    return "\n".join([f"## {title}\n\n{about}\n", *parts, picture])
+    return "\n".join([f"## {title}\n\n{about}\n", *parts, picture, measured_with(rows)])
 
 
 def draw_ladder(rows: list[dict[str, Any]], path: Path) -> None:
@@ -155,10 +160,7 @@ def ablation(title: str, rows: list[dict[str, Any]]) -> str:
             ):
                 line.append(" / ".join(number(scale * r[field], digits) for r in seeds) or "–")
         lines.append(line)
-    return (
-        f"## {title}\n\nOne part changed at a time, seeds side by side, the same number of iterations each, without "
-        "the audit; `python examples/benchmarks/ablation.py` (jaxlib 0.9.2).\n\n" + table(header, lines)
-    )
+    return "\n".join([f"## {title}\n\n{ABLATED}\n", table(header, lines), measured_with(rows)])
 
 
 def reference_draws(title: str, rows: list[dict[str, Any]]) -> str:
@@ -178,7 +180,7 @@ def reference_draws(title: str, rows: list[dict[str, Any]]) -> str:
     shown = (("mean_error_sd", 3), ("sd_error_percent", 1), ("ess_percent", 1), ("pareto_k", 2), ("log_z", 3))
     shown += (("std_error", 4), ("eubo_gap", 4))
     lines = [[r["posterior"], str(r["dim"]), *(number(r[k], n) for k, n in shown), r["verdict"]] for r in rows]
-    return f"## {title}\n\n{POSTERIORDB}\n\n" + table(header, lines)
+    return "\n".join([f"## {title}\n\n{POSTERIORDB}\n", table(header, lines), measured_with(rows)])
 
 
 def main() -> None:
@@ -192,7 +194,7 @@ def main() -> None:
     rows = sorted((r for r in rows if "problem" in r), key=lambda row: list(PROBLEMS).index(row["problem"]))
     ablated = [r for r in rows if "variant" in r]
     plain = [r for r in rows if "variant" not in r]
-    refined = [r for r in plain if r["budgets"] and not r["curve"]]
+    refined = [r for r in plain if r["nfe"] in (1, *r["budgets"]) and r["budgets"]]
     curve = [r for r in plain if r["curve"]]
     single = [r for r in plain if not r["budgets"] and not r["curve"]]
     path = DOCS / "benchmarks.md"
