@@ -8,7 +8,7 @@ from jax import Array
 from numpyro.util import is_prng_key
 
 from numpyro_onestep import train
-from numpyro_onestep.compilation import jit
+from numpyro_onestep.compilation import jit, jit_once
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.network import StepNetwork
 from numpyro_onestep.train import TrainConfig, TrainState
@@ -16,7 +16,7 @@ from numpyro_onestep.train import TrainConfig, TrainState
 __all__ = ["advance", "init", "resume"]
 
 
-@partial(jit, static_argnames=("config", "num_iterations", "num_blocks", "width"))
+@partial(jit_once, static_argnames=("config", "num_iterations", "num_blocks", "width"))
 def init(
     keys: Array, problem: Problem, config: TrainConfig, num_iterations: int, num_blocks: int, width: int
 ) -> TrainState:
