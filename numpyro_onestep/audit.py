@@ -36,8 +36,7 @@ def audit(
     audits = []
     for trained, known, key in zip(flows, log_z, keys, strict=True):
         base, blocks = trained.problem.base, _blocks_of(trained.network, kernel.num_steps)
-        log_z_here = jnp.asarray(known, base.whitening.shift.dtype)
-        audits.append(coverage.audit(target, kernel.init_scale, key, base, blocks, log_z_here))
+        audits.append(coverage.audit(target, kernel.init_scale, key, base, blocks, known))
     worst = max(audits, key=lambda found: float(found.share))
     return worst._replace(log_ratios=jnp.concatenate([found.log_ratios for found in audits]))
 

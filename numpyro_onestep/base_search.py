@@ -15,7 +15,7 @@ from jax.scipy.special import logsumexp
 from numpyro_onestep import conditional_scale, mixture_vi, modes
 from numpyro_onestep.base import Base, WhitenedTarget, log_affinity, log_prob, parts, sample, whiten
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.mixture_vi import Mixture
+from numpyro_onestep.mixture_vi import NUM_CANDIDATES, Mixture
 from numpyro_onestep.modes import FEW_MODES, MAX_MODES, NUM_STARTS, Modes
 from numpyro_onestep.target import Target
 
@@ -27,7 +27,6 @@ _MIN_HEAVY_SHARE = 0.1
 _MAX_HEAVY_SHARE = 0.3
 _NUM_TAIL_DRAWS = 4096
 _NUM_HESSIANS = 64
-_NUM_CANDIDATES = 8  # half from the modes, half from the raw starts
 
 
 def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> Base:
@@ -55,8 +54,7 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> 
             " around the initial point). Check the model or potential for nan, or set `init_strategy`/`init_params`"
             " to a valid point and a smaller `init_scale`."
         )
-    few = int(num_distinct) < FEW_MODES
-    found = modes.polish(target, ends[picked[: FEW_MODES if few else MAX_MODES]])
+    found = modes.polish(target, ends[picked[: modes.num_polished(int(num_distinct))]])
     num_modes = int(jnp.sum(found.valid))
     # the starts ended in more places than are looked at, and most of those are modes: there are many more
     if int(num_distinct) == MAX_MODES and int(jnp.sum(found.distinct)) > MAX_MODES // 2:
@@ -106,12 +104,12 @@ def _fit_one(target: Target, init_scale: float, rng_key: Array, found: Modes, st
 
 @jit_once
 def _candidates(init_scale: float, found: Modes, starts: Array) -> Mixture:
-    half = _NUM_CANDIDATES // 2
+    half = NUM_CANDIDATES // 2  # from the modes; the others are raw starts
     eye = jnp.eye(starts.shape[1], dtype=starts.dtype)
     top = jnp.argsort(-jnp.where(found.valid, found.log_density, -jnp.inf))[:half]
     small = jnp.broadcast_to(0.15 * init_scale * eye, (half, *eye.shape))
     return Mixture(
-        jnp.zeros((_NUM_CANDIDATES, 1), starts.dtype),
+        jnp.zeros((NUM_CANDIDATES, 1), starts.dtype),
         jnp.concatenate([found.points[top], starts[:half]])[:, None],
         jnp.concatenate([found.scale_trils[top], small])[:, None],
     )

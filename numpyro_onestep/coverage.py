@@ -6,6 +6,8 @@ is computed through the inverse map. Where the target exceeds it e⁵-fold, Gaus
 importance sampling, how much mass lies where the flow has next to none. Mass that no start leads to stays unseen.
 
 Posterior draws made without the flow, by tempered particles from the base, give the upper bound of log Z.
+
+Shapes are those of the base search, whose compiled programs serve here too: compilation is nearly all of the cost.
 """
 
 from typing import NamedTuple
@@ -14,24 +16,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from scipy.linalg import solve_triangular
 
 from numpyro_onestep import base as base_
 from numpyro_onestep import flow, mixture_vi, modes, tempering
 from numpyro_onestep.base import Base, WhitenedTarget
 from numpyro_onestep.block import BlockParams
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.mixture_vi import Mixture
-from numpyro_onestep.modes import FEW_MODES, MAX_MODES, NUM_STARTS
+from numpyro_onestep.mixture_vi import NUM_CANDIDATES, Mixture
+from numpyro_onestep.modes import MAX_MODES, NUM_STARTS
 from numpyro_onestep.target import Target
 
 __all__ = ["Audit", "audit", "log_prob"]
 
-# shapes are those of the base search, whose compiled programs serve here too
-_CHUNK = NUM_STARTS  # points looked at together
 _SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, times `init_scale`: far out there is most room
-_NUM_REGIONS = 8
-_NUM_DRAWS = 4 * _CHUNK  # from the mixture of the regions
+_CHUNK = NUM_STARTS  # points looked at together: starts, particles, or a part of the draws from the regions
+_NUM_REGIONS = NUM_CANDIDATES
+_NUM_CHUNKS = 4  # of draws from the mixture of the regions
 _UNCOVERED = 5.0  # nats by which the target exceeds the flow there
 _NEGLIGIBLE = 0.003  # share of all mass
 
@@ -70,17 +70,17 @@ def log_prob(base: Base, blocks: BlockParams, z: Array) -> Array:
     return jnp.where(returned, base_.log_prob(base, x) - log_det - base_.whitening_log_det(base, u), jnp.nan)
 
 
-def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks: BlockParams, log_z: Array) -> Audit:
+def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks: BlockParams, log_z: float) -> Audit:
     """Audit the flow made of `base` and `blocks`, whose log Z is `log_z` to about a nat.
 
     A `log_z` that is not finite, of a flow that hit nothing, counts as no mass at all.
     """
     key_search, key_fit, key_measure, key_temper = random.split(rng_key, 4)
-    known = float(log_z) if np.isfinite(log_z) else -1e6
+    log_z = float(log_z) if np.isfinite(log_z) else -1e6
     draws = _temper(target, key_temper, base)
-    log_ratios = jnp.where(jnp.any(jnp.isnan(draws), axis=1), jnp.nan, _look(target, base, blocks, draws)[1])
+    log_ratios = jnp.where(jnp.any(jnp.isnan(draws), axis=1), jnp.nan, _values_and_gaps(target, base, blocks, draws)[1])
     points, log_density = _search(target, init_scale, key_search, base)
-    uncovered = _look(target, base, blocks, points)[1] - known > _UNCOVERED
+    uncovered = _values_and_gaps(target, base, blocks, points)[1] - log_z > _UNCOVERED
     log_density = jnp.where(uncovered, log_density, -jnp.inf)
     picked, num_distinct = modes.select(points, log_density, 0.1 * base.dim**0.5, MAX_MODES)
     if int(num_distinct) == 0:
@@ -88,9 +88,9 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
         at = jnp.zeros((_NUM_REGIONS, base.dim), points.dtype)
         nowhere = Mixture(nothing - jnp.inf, at, jnp.zeros((*at.shape, base.dim), at.dtype))
         return Audit(nothing[0], nothing, nowhere, log_ratios)
-    picked = picked[: FEW_MODES if int(num_distinct) < FEW_MODES else MAX_MODES]
-    regions = _fit(target, init_scale, key_fit, points[picked], int(num_distinct))
-    share, shares = _measure(target, key_measure, base, blocks, known, regions)
+    starts = points[picked[: modes.num_polished(int(num_distinct))]]
+    regions = _fit(target, init_scale, key_fit, starts, int(num_distinct))
+    share, shares = _measure(target, key_measure, base, blocks, log_z, regions)
     return Audit(jnp.asarray(share, points.dtype), jnp.asarray(shares, points.dtype), regions, log_ratios)
 
 
@@ -115,11 +115,8 @@ def _center(base: Base) -> Array:
 
 
 @jit_once
-def _look(target: Target, base: Base, blocks: BlockParams, z: Array) -> tuple[Array, Array]:
-    """Log γ and log γ − log q at points z (N, D); the latter infinite where the way back through the flow fails.
-
-    That it does far outside.
-    """
+def _values_and_gaps(target: Target, base: Base, blocks: BlockParams, z: Array) -> tuple[Array, Array]:
+    """Log γ and log γ − log q at points (N, D); the latter infinite where the inverse fails, as it does far outside."""
 
     def one(z: Array) -> tuple[Array, Array]:
         value = target.value(z)
@@ -137,19 +134,18 @@ def _fit(target: Target, init_scale: float, rng_key: Array, starts: Array, num_u
     """
     found = jax.tree.map(np.asarray, modes.polish(target, starts))
     usable = np.arange(len(starts)) < num_usable
-    proper = found.distinct & usable
     log_mass = found.log_density + np.log(np.diagonal(found.scale_trils, axis1=1, axis2=2)).sum(1)
-    order = np.argsort(np.where(proper, -log_mass, np.where(usable, 1e30, np.inf)), stable=True)[:_NUM_REGIONS]
+    proper = found.distinct & usable & np.isfinite(log_mass)
+    order = np.argsort(np.where(proper, -log_mass, np.where(usable, 1e30, np.inf)), kind="stable")[:_NUM_REGIONS]
     small = 0.15 * init_scale * np.eye(starts.shape[1], dtype=starts.dtype)
     means = np.where(proper[order, None], found.points[order], np.asarray(starts)[order])
     trils = np.where(proper[order, None, None], found.scale_trils[order], small)
-    alone = Mixture(*map(jnp.asarray, (np.zeros_like(means[:, :1]), means[:, None], trils[:, None])))
-    fitted, _ = mixture_vi.fit_each(target, rng_key, rng_key, alone)
+    singles = Mixture(*map(jnp.asarray, (np.zeros_like(means[:, :1]), means[:, None], trils[:, None])))
+    fitted, _ = mixture_vi.fit_each(target, rng_key, rng_key, singles)  # the second key is that of the ELBO, not used
     means, trils = np.asarray(fitted.means[:, 0]), np.asarray(fitted.scale_trils[:, 0])
     kept: list[int] = []
     for i in range(int(np.sum(usable[order]))):
-        offsets = [solve_triangular(trils[j], means[i] - means[j], lower=True) for j in kept]
-        if all(np.linalg.norm(offset) >= 1 for offset in offsets):
+        if not any(np.linalg.norm(np.linalg.solve(trils[j], means[i] - means[j])) < 1 for j in kept):
             kept.append(i)
     log_weights = np.full(_NUM_REGIONS, -np.inf, means.dtype)
     log_weights[kept] = -np.log(len(kept))
@@ -162,7 +158,7 @@ def _draw(regions: Mixture, rng_key: Array) -> tuple[Array, Array, Array]:
     # wide enough for tails, not so wide that the weights of many dimensions vary
     dim = regions.means.shape[1]
     wide = regions._replace(scale_trils=(1 + min(0.2, dim**-0.5)) * regions.scale_trils)
-    z = mixture_vi.sample(wide, rng_key, _NUM_DRAWS)
+    z = mixture_vi.sample(wide, rng_key, _CHUNK)
     log_q, nearest = jax.vmap(lambda z: (mixture_vi.log_prob(wide, z), mixture_vi.responsibilities(wide, z)))(z)
     return z, log_q, nearest
 
@@ -171,10 +167,12 @@ def _measure(
     target: Target, rng_key: Array, base: Base, blocks: BlockParams, log_z: float, regions: Mixture
 ) -> tuple[float, np.ndarray]:
     """`share` and `shares`: importance sampling of the mass out of reach from the mixture of the regions."""
-    z, log_q, nearest = _draw(regions, rng_key)
-    looks = [_look(target, base, blocks, part) for part in z.reshape(-1, _CHUNK, base.dim)]
-    value, gap = (np.concatenate(parts) for parts in zip(*looks, strict=True))
-    log_w = np.where(gap - log_z > _UNCOVERED, value - log_z - np.asarray(log_q), -np.inf).astype(float)
+    parts = []
+    for key in random.split(rng_key, _NUM_CHUNKS):
+        z, log_q, nearest = _draw(regions, key)
+        parts.append((*_values_and_gaps(target, base, blocks, z), log_q, nearest))
+    value, gap, log_q, nearest = (np.concatenate(part).astype(float) for part in zip(*parts, strict=True))
+    log_w = np.where(gap - log_z > _UNCOVERED, value - log_z - log_q, -np.inf)
     log_w = np.where(np.isnan(log_w), -np.inf, log_w)
     if not np.any(log_w > -np.inf):
         return 0.0, np.zeros(_NUM_REGIONS)
@@ -183,5 +181,5 @@ def _measure(
     lower = max(np.mean(weights) - 2 * np.std(weights) / len(weights) ** 0.5, 0.0)
     # in logs, since the mass missed may be far more than that found
     log_total = np.logaddexp(0.0, top + np.log(np.mean(weights)))
-    shares = np.exp(top - log_total) * np.mean(weights[:, None] * np.asarray(nearest), axis=0)
+    shares = np.exp(top - log_total) * np.mean(weights[:, None] * nearest, axis=0)
     return float(np.exp(top - log_total) * lower), shares

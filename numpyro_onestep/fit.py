@@ -21,10 +21,11 @@ _NUM_BLOCKS = 20  # progress updates of one training; the host reads the state o
 
 
 class Fit(NamedTuple):
-    """The trained state, and its audit where the kernel asks for one."""
+    """The trained state, its audit where the kernel asks for one, and a key that nothing here has used."""
 
     state: OneStepState
     audit: Audit | None
+    rng_key: Array
 
 
 def fit(
@@ -46,12 +47,13 @@ def fit(
     """
     # the first three are those of `start`
     key_audit, key_extend, key_train, key_again = random.split(rng_key, 7)[3:]
+    key_left = random.fold_in(rng_key, 7)
     state: Any = kernel.start(rng_key, num_warmup, init_params, args, kwargs)
     if before is not None:
         state = _warm(kernel, random.split(rng_key, 7)[2], state, before, num_warmup, args, kwargs)
     state = _train(kernel, state, num_warmup, args, kwargs, progress_bar)
     if not kernel.coverage_audit:
-        return Fit(state, None)
+        return Fit(state, None, key_left)
     found = _audit(kernel, state, key_audit, args, kwargs)
     base = state.base
     extensible = not bool(base.annealed) and not bool(jnp.any(influence(base.whitening) > 0))
@@ -63,7 +65,7 @@ def fit(
         found_again = _audit(kernel, again, key_again, args, kwargs)
         if found_again.share < 0.5 * found.share:
             state, found = again, found_again
-    return Fit(state, found)
+    return Fit(state, found, key_left)
 
 
 def _warm(

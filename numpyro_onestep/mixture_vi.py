@@ -16,6 +16,7 @@ from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.target import LogDensity
 
 __all__ = [
+    "NUM_CANDIDATES",
     "Mixture",
     "elbo",
     "fit",
@@ -27,6 +28,8 @@ __all__ = [
     "score",
     "standardize",
 ]
+
+NUM_CANDIDATES = 8  # of short fits at once: base search and audit share the compiled program
 
 
 class Mixture(NamedTuple):

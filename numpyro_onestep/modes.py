@@ -14,11 +14,11 @@ from jax import Array, lax, random
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.target import LogDensity
 
-__all__ = ["FEW_MODES", "MAX_MODES", "NUM_STARTS", "Modes", "climb", "disperse", "polish", "select"]
+__all__ = ["FEW_MODES", "MAX_MODES", "NUM_STARTS", "Modes", "climb", "disperse", "num_polished", "polish", "select"]
 
 NUM_STARTS = 512
-MAX_MODES = 64  # looked at
-FEW_MODES = 8  # looked at where there are not more distinct ends
+MAX_MODES = 64
+FEW_MODES = 8
 
 
 class Modes(NamedTuple):
@@ -81,6 +81,11 @@ def select(points: Array, log_density: Array, radius: float, num_modes: int) -> 
     nothing = jnp.zeros(points.shape[0], bool)
     _, (picked, new) = lax.scan(body, (nothing, nothing), None, length=num_modes)
     return picked, jnp.sum(new)
+
+
+def num_polished(num_distinct: int) -> int:
+    """How many of the picked points to polish, of two numbers for which there are compiled programs."""
+    return FEW_MODES if num_distinct < FEW_MODES else MAX_MODES
 
 
 def _newton(target: LogDensity, start: Array, max_iterations: int) -> tuple[Array, Array]:

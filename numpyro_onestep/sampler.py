@@ -282,8 +282,7 @@ class OneStepSampler(MCMC):
         fitted = fit(self.sampler, rng_key, self.num_warmup, *given, before=before if warm_start else None)
         self.setup = setup = self.sampler.setup
         self._audited = self._audit_token(fitted.state), setup.identity, fitted.audit
-        key = random.fold_in(rng_key, 7)  # `fit` splits off seven
-        keys = key if self.num_chains == 1 else random.split(key, self.num_chains)
+        keys = fitted.rng_key if self.num_chains == 1 else random.split(fitted.rng_key, self.num_chains)
         return self.sampler.resumed_state(keys, fitted.state.base, fitted.state.train)  # type: ignore[arg-type]
 
     def _audit_token(self, state: Any) -> Any:

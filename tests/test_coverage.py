@@ -7,7 +7,17 @@ from jax.scipy.special import logsumexp
 from models import TINY
 from numpyro.infer import MCMC
 
-from numpyro_onestep import OneStep, OneStepSampler, conditional_scale, coverage, evidence, flow
+from numpyro_onestep import (
+    OneStep,
+    OneStepSampler,
+    base_search,
+    compilation,
+    conditional_scale,
+    coverage,
+    evidence,
+    flow,
+    modes,
+)
 from numpyro_onestep import base as base_
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.network import StepNetwork
@@ -17,6 +27,7 @@ AUDITED = {**TINY, "coverage_audit": True}
 DIM = 2
 FAR = 30.0
 WEIGHTS = jnp.array([0.7, 0.3])
+LOG_FIRST = float(np.log(0.7))
 MEANS = jnp.array([[0.0, 0.0], [FAR, 0.0]])
 
 
@@ -57,16 +68,42 @@ def test_log_prob_is_the_density_of_the_draws(getkey):
 
 def test_a_lost_mode_is_found_and_weighed(getkey, identity):
     base = base_on(jnp.array([0]))
-    audit = coverage.audit(safe_log_density(log_density), 3.0, getkey(), base, identity, jnp.log(WEIGHTS[0]))
+    audit = coverage.audit(safe_log_density(log_density), 3.0, getkey(), base, identity, LOG_FIRST)
     assert len(audit.missing) >= 1
     np.testing.assert_allclose(audit.regions.means[audit.missing[0]], MEANS[1], atol=0.5)
     assert 0.2 < float(audit.share) < 0.3
     assert 0.25 < float(jnp.sum(audit.shares)) < 0.35
 
 
+def test_an_audit_compiles_nothing_that_the_search_has_compiled(getkey):
+    dim = 4  # that of no other test here
+    target = safe_log_density(lambda z: -0.5 * jnp.sum((z - 10.0) ** 2))
+    base_search.search(target, 3.0, getkey(), jnp.zeros(dim))
+    base = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, dim)), jnp.eye(dim)[None]))
+    blocks = flow.blocks_of(StepNetwork(dim, num_blocks=1, width=8, rng_key=getkey(), identity=True), 1)
+    before = len(compilation._traces)
+    audit = coverage.audit(target, 3.0, getkey(), base, blocks, -np.inf)
+    assert len(audit.missing) >= 1
+    # tempering, the base's center, densities by the inverse, draws of the regions
+    assert len(compilation._traces) - before == 4
+
+
+def test_a_mode_whose_scale_got_lost_is_weighed_all_the_same(getkey, identity, monkeypatch):
+    polish = modes.polish
+
+    def without_scales(target, starts):
+        found = polish(target, starts)
+        return found._replace(scale_trils=jnp.full_like(found.scale_trils, jnp.nan))
+
+    monkeypatch.setattr(modes, "polish", without_scales)
+    target = safe_log_density(log_density)
+    audit = coverage.audit(target, 3.0, getkey(), base_on(jnp.array([0])), identity, LOG_FIRST)
+    assert 0.2 < float(audit.share) < 0.3
+
+
 def test_a_flow_that_covers_everything_passes(getkey, identity):
     base = base_on(jnp.array([0, 1]))
-    audit = coverage.audit(safe_log_density(log_density), 3.0, getkey(), base, identity, jnp.zeros(()))
+    audit = coverage.audit(safe_log_density(log_density), 3.0, getkey(), base, identity, 0.0)
     assert len(audit.missing) == 0
 
 
@@ -81,7 +118,7 @@ def test_a_lost_mode_in_many_dimensions(getkey):
 
     base = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, dim)), jnp.eye(dim)[None]))
     blocks = flow.blocks_of(StepNetwork(dim, num_blocks=1, width=8, rng_key=getkey(), identity=True), 1)
-    audit = coverage.audit(safe_log_density(many), 3.0, getkey(), base, blocks, jnp.log(WEIGHTS[0]))
+    audit = coverage.audit(safe_log_density(many), 3.0, getkey(), base, blocks, LOG_FIRST)
     assert 0.15 < float(audit.share) < 0.32
 
 
@@ -98,7 +135,7 @@ def test_a_pole_neither_alarms_nor_hides_a_lost_mode(getkey, lost):
     whitening = whitening._replace(scale_slopes=jnp.zeros((3, 3)).at[1:, 0].set(1.5))
     base = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, 3)), jnp.eye(3)[None]))._replace(whitening=whitening)
     blocks = flow.blocks_of(StepNetwork(3, num_blocks=1, width=8, rng_key=getkey(), identity=True), 1)
-    audit = coverage.audit(safe_log_density(density), 3.0, getkey(), base, blocks, jnp.log1p(-lost))
+    audit = coverage.audit(safe_log_density(density), 3.0, getkey(), base, blocks, np.log1p(-lost))
     if lost:
         assert 0.1 < float(audit.share) < 0.22
         assert np.all(np.abs(audit.regions.means[audit.missing[0]] - jnp.array([0.0, 60.0, 60.0])) < 1)
@@ -109,7 +146,7 @@ def test_a_pole_neither_alarms_nor_hides_a_lost_mode(getkey, lost):
 def test_a_flow_that_hits_nothing_misses_all(getkey, identity):
     base = base_on(jnp.array([0]))
     moved = safe_log_density(lambda z: log_density(z + FAR))
-    audit = coverage.audit(moved, 3.0, getkey(), base, identity, -jnp.inf)
+    audit = coverage.audit(moved, 3.0, getkey(), base, identity, -np.inf)
     assert float(audit.share) > 0.8
 
 

@@ -23,7 +23,7 @@ default settings, one training for each row or group of rows, each process pinne
 (`seconds` are the whole warmup there: base search, compilation, training, and the audit if any). ESS, log Z, ELBO and k̂
 are from 16,384 fresh draws, folds and inverse from 2,048, means and modes from 10,000 corrected draws. What the columns
 mean is said by `run.py --help`; where the reference for log Z has an error of its own, it stands behind the name. What
-each target is, with its priors, is said in `problems.py`. Each section ends with the jaxlib it was measured with.
+each target is, with its priors, is said in `problems.py`. Each section says which jaxlib it was measured with.
 """
 ESTIMATORS = """## Why the determinant must be exact
 
@@ -194,8 +194,9 @@ def main() -> None:
     rows = sorted((r for r in rows if "problem" in r), key=lambda row: list(PROBLEMS).index(row["problem"]))
     ablated = [r for r in rows if "variant" in r]
     plain = [r for r in rows if "variant" not in r]
-    refined = [r for r in plain if r["nfe"] in (1, *r["budgets"]) and r["budgets"]]
     curve = [r for r in plain if r["curve"]]
+    up_to_finest = [r for r in plain if r["budgets"] and not r["audit"] and r["nfe"] in (1, *r["budgets"])]
+    refined = list({(r["problem"], r["seed"], r["float64"], r["nfe"]): r for r in up_to_finest}.values())
     single = [r for r in plain if not r["budgets"] and not r["curve"]]
     path = DOCS / "benchmarks.md"
     old = {part.split("\n")[0]: "## " + part for part in path.read_text().split("\n## ")[1:]} if path.exists() else {}
