@@ -54,7 +54,6 @@ reference draws the ten chains' own standard deviations of one of them run from 
 standard deviations is partly luck."""
 DEFAULT = """Default settings, the audit included. The eight rows of seed 0 that `pytest -m slow` checks had both cores
 to themselves; a time is missing where the process was held up."""
-UNAUDITED = "`run.py --no-audit`: `seconds` of training alone."
 REFINED = "From one training with `budgets=(2, 4, 8)`, without the audit, evaluations a draw in the columns."
 CURVE = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8 --curve`), evaluations a
 draw in the columns. From 16 on it is the one-step map without corrections, in smaller and smaller steps."""
@@ -197,12 +196,11 @@ def main() -> None:
     curve = [r for r in plain if r["curve"]]
     up_to_finest = [r for r in plain if r["budgets"] and not r["audit"] and r["nfe"] in (1, *r["budgets"])]
     refined = list({(r["problem"], r["seed"], r["float64"], r["nfe"]): r for r in up_to_finest}.values())
-    single = [r for r in plain if not r["budgets"] and not r["curve"]]
+    single = [r for r in plain if r["audit"] and not r["budgets"]]
     path = DOCS / "benchmarks.md"
     old = {part.split("\n")[0]: "## " + part for part in path.read_text().split("\n## ")[1:]} if path.exists() else {}
     makers: dict[str, tuple[list[dict[str, Any]], Callable[[str, list[dict[str, Any]]], str]]] = {
-        "One evaluation a draw": ([r for r in single if r["audit"]], partial(one_step, about=DEFAULT)),
-        "Without the audit": ([r for r in single if not r["audit"]], partial(one_step, about=UNAUDITED)),
+        "One evaluation a draw": (single, partial(one_step, about=DEFAULT)),
         "Budgets": (refined, partial(ladder, about=REFINED, figure="budgets.png")),
         "From 1 to 128 evaluations": (curve, partial(ladder, about=CURVE, figure="curve.png")),
         "Ablation": (ablated if not options.further else [], ablation),
