@@ -1,11 +1,12 @@
 """Compiled functions of this package: how they are compiled, and how many of them are kept.
 
-Each takes hundreds of memory maps, of which a Linux process has 65,530; without a limit a process that fits one model
-after the other would die of them.
+Each takes hundreds of memory maps, of which a Linux process has 65,530, and so does each program of a NUTS run or of
+whatever else the process compiles; without a limit a process that fits one model after the other would die of them.
 """
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -14,7 +15,8 @@ from jax.core import Tracer
 __all__ = ["jit", "jit_once", "make_room"]
 
 _FAST = {"xla_backend_optimization_level": 1}
-_MAX_PROGRAMS = 100  # some four models' worth
+_MAX_PROGRAMS = 100  # some five models' worth
+_MAPS, _MAX_MAPS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _functions: list[Any] = []
@@ -54,8 +56,21 @@ def jit_once(function: _F, static_argnames: tuple[str, ...] = ()) -> _F:
 
 
 def make_room() -> None:
-    """Give up all compiled programs if there are too many: before a fit, never within one."""
-    if len(_traces) > _MAX_PROGRAMS:
+    """Give up the package's compiled programs if there are too many, and if that is not enough all of JAX's.
+
+    Before a fit, never within one.
+    """
+    if _crowded():
         _traces.clear()
         for function in _functions:
             function.clear_cache()
+        if _crowded():
+            jax.clear_caches()
+
+
+def _crowded() -> bool:
+    """Whether half of the memory maps are in use; where they cannot be counted, whether there are many programs."""
+    try:
+        return _MAPS.read_bytes().count(b"\n") > int(_MAX_MAPS.read_text()) // 2
+    except OSError:
+        return len(_traces) > _MAX_PROGRAMS

@@ -81,18 +81,42 @@ def test_no_tracer_leaks():
     assert np.all(np.isfinite(sampler.get_samples()["slope"]))
 
 
-def test_not_too_many_programs_are_kept(monkeypatch):
-    # each holds hundreds of memory maps, and a process has 65,530
+@pytest.fixture
+def double(monkeypatch):
+    """A compiled function of the package, the only one, and its traces."""
+    traces = []
     monkeypatch.setattr(compilation, "_traces", [])
     monkeypatch.setattr(compilation, "_functions", [])
-    traces = []
-    double = compilation.jit(lambda x: traces.append(1) or 2 * x)
+    return compilation.jit(lambda x: traces.append(1) or 2 * x), traces
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(10, False), (10**9, True)])
+def test_programs_are_given_up_where_memory_maps_run_out(monkeypatch, tmp_path, double, limit, kept):
+    # each program holds hundreds of them
+    function, traces = double
+    (tmp_path / "max_map_count").write_text(f"{limit}\n")
+    monkeypatch.setattr(compilation, "_MAX_MAPS", tmp_path / "max_map_count")
+    other = []
+    foreign = jax.jit(lambda x: other.append(1) or x)
+    foreign(np.zeros(0))
+    for size in range(compilation._MAX_PROGRAMS + 1):
+        function(np.zeros(size))
+    compilation.make_room()
+    function(np.zeros(0))
+    foreign(np.zeros(0))
+    assert len(traces) == compilation._MAX_PROGRAMS + 1 + (not kept)
+    assert len(other) == 1 + (not kept)
+
+
+def test_not_too_many_programs_are_kept_where_memory_maps_cannot_be_counted(monkeypatch, tmp_path, double):
+    function, traces = double
+    monkeypatch.setattr(compilation, "_MAPS", tmp_path / "none")
     for size in range(compilation._MAX_PROGRAMS):
-        double(np.zeros(size))
+        function(np.zeros(size))
     compilation.make_room()
-    double(np.zeros(0))
+    function(np.zeros(0))
     assert len(traces) == compilation._MAX_PROGRAMS
-    double(np.zeros(compilation._MAX_PROGRAMS))
+    function(np.zeros(compilation._MAX_PROGRAMS))
     compilation.make_room()
-    double(np.zeros(0))
+    function(np.zeros(0))
     assert len(traces) == compilation._MAX_PROGRAMS + 2
