@@ -112,20 +112,23 @@ def ladder(title: str, rows: list[dict[str, Any]], about: str, figure: str) -> s
 
 
 def draw_ladder(rows: list[dict[str, Any]], path: Path) -> None:
-    """ESS and the ELBO's distance from log Z against the budget, one line a problem."""
+    """ESS and the ELBO's distance from log Z against the budget, one line a training."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for r in rows:
-        groups.setdefault(r["problem"], []).append(r)
+        groups.setdefault((r["problem"], r["seed"]), []).append(r)
+    names = list(dict.fromkeys(name for name, _ in groups))
     styles = ["-", "--"]
-    for i, (name, group) in enumerate(groups.items()):
-        steps = [r["nfe"] for r in group]
-        line = {"label": name, "marker": ".", "linestyle": styles[i // 10], "color": f"C{i % 10}"}
+    for (name, seed), group in groups.items():
+        i, steps = names.index(name), [r["nfe"] for r in group]
+        line = {"marker": ".", "linestyle": styles[i // 10], "color": f"C{i % 10}"}
+        if seed == min(s for n, s in groups if n == name):  # one entry a problem in the legend
+            line["label"] = name
         axes[0].plot(steps, [r["elbo_gap"] for r in group], **line)
         axes[1].plot(steps, [100 * r["ess"] for r in group], **line)
     for axis, title in zip(axes, ("DF-ELBO − log Z, nats", "ESS, %"), strict=True):
