@@ -53,8 +53,8 @@ prior is improper log Z is undefined. `one_comp_mm_elim_abs` has two parameters 
 reference draws the ten chains' own standard deviations of one of them run from 4.2 to 11.1, so there the agreement of
 standard deviations is partly luck."""
 DEFAULT = """Default settings, the audit included. The eight rows of seed 0 that `pytest -m slow` checks had both cores
-to themselves; a time is missing where the process was held up. Eight other rows of seed 0, those with fewer gradients
-than seed 1, are from before the audit had 512 starts and particles instead of 384."""
+to themselves; a time is missing where the process was held up. Two rows of seed 0, those of seeds and German
+credit, are from before the audit had 512 starts and particles instead of 384."""
 REFINED = "From one training with `budgets=(2, 4, 8)`, without the audit, evaluations a draw in the columns."
 CURVE = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8 --curve`), evaluations a
 draw in the columns. From 16 on it is the one-step map without corrections, in smaller and smaller steps."""
