@@ -9,14 +9,11 @@ from jax import Array, random
 from jax.flatten_util import ravel_pytree
 
 from numpyro_onestep import coverage, flow
-from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.coverage import Audit
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.proposal import Flow
 
 __all__ = ["audit", "describe"]
-
-_blocks_of = jit_once(flow.blocks_of, static_argnames=("num_steps",))
 
 
 def audit(
@@ -35,7 +32,7 @@ def audit(
     keys = random.split(rng_key, len(flows))
     audits = []
     for trained, known, key in zip(flows, log_z, keys, strict=True):
-        base, blocks = trained.problem.base, _blocks_of(trained.network, kernel.num_steps)
+        base, blocks = trained.problem.base, flow.compiled_blocks_of(trained.network, kernel.num_steps)
         audits.append(coverage.audit(target, kernel.init_scale, key, base, blocks, known))
     worst = max(audits, key=lambda found: float(found.share))
     return worst._replace(log_ratios=jnp.concatenate([found.log_ratios for found in audits]))

@@ -6,9 +6,18 @@ from jax import Array, lax
 
 from numpyro_onestep import block
 from numpyro_onestep.block import BlockParams
+from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.network import StepNetwork
 
-__all__ = ["blocks_of", "check_num_steps", "forward", "forward_and_log_det", "inverse", "push_score"]
+__all__ = [
+    "blocks_of",
+    "check_num_steps",
+    "compiled_blocks_of",
+    "forward",
+    "forward_and_log_det",
+    "inverse",
+    "push_score",
+]
 
 
 def blocks_of(network: StepNetwork, num_steps: int) -> BlockParams:
@@ -17,6 +26,9 @@ def blocks_of(network: StepNetwork, num_steps: int) -> BlockParams:
     times = 1.0 - d * jnp.arange(num_steps)
     stacked = jax.vmap(network.step, in_axes=(0, None))(times, d)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), stacked)
+
+
+compiled_blocks_of = jit_once(blocks_of, static_argnames=("num_steps",))  # for callers that are not compiled themselves
 
 
 def forward(blocks: BlockParams, x: Array) -> Array:

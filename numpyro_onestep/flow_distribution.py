@@ -67,7 +67,7 @@ class FlowTransform(Transform):
         flows = trained_flows(mcmc.last_state)
         best = max(flows, key=lambda state: float(state.train.best_elbo))  # type: ignore[union-attr]
         self.base: Base = best.base  # type: ignore[assignment]
-        self.blocks = flow.blocks_of(best.train.best, kernel.num_steps)  # type: ignore[union-attr]
+        self.blocks = flow.compiled_blocks_of(best.train.best, kernel.num_steps)  # type: ignore[union-attr]
 
     def __call__(self, x: Array) -> Array:  # type: ignore[override]
         """Unconstrained points of base points, shape (..., D)."""

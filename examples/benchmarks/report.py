@@ -67,9 +67,10 @@ def number(value: float, digits: int = 4) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def measured_with(rows: Iterable[dict[str, Any]]) -> str:
-    """The versions of jaxlib behind these rows."""
-    return f"Measured with jaxlib {', '.join(sorted({r['jaxlib'] for r in rows}))}.\n"
+def section(title: str, about: str, parts: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
+    """Heading, text, tables and figures, and the versions of jaxlib behind the rows."""
+    versions = sorted({r.get("jaxlib", "of an unknown version") for r in rows})
+    return "\n".join([f"## {title}\n\n{about}\n", *parts, f"Measured with jaxlib {', '.join(versions)}.\n"])
 
 
 def table(header: list[str], rows: Iterable[list[str]]) -> str:
@@ -91,7 +92,7 @@ def one_step(title: str, rows: list[dict[str, Any]], about: str) -> str:
         line += [number(r["pareto_k"], 2), number(r["sinkhorn"], 2), number(r["folds"]), number(r["folds_inflated"])]
         line += [number(r["inverted"]), number(r["mean_error_sd"], 3), number(r["mode_error"], 3)]
         lines.append([*line, number(r["gradients"], 2), number(r["seconds"], 0), "yes" if r["reliable"] else "no"])
-    return "\n".join([f"## {title}\n\n{about}\n", table(header, lines), measured_with(rows)])
+    return section(title, about, [table(header, lines)], rows)
 
 
 def ladder(title: str, rows: list[dict[str, Any]], about: str, figure: str) -> str:
@@ -109,7 +110,7 @@ def ladder(title: str, rows: list[dict[str, Any]], about: str, figure: str) -> s
         parts.append(table([f"{what}: problem", "seed", *[str(n) for n in budgets]], lines))
     draw_ladder(rows, DOCS / "figures" / figure)
     picture = f"![ELBO and ESS against the budget](figures/{figure})\n"
-    return "\n".join([f"## {title}\n\n{about}\n", *parts, picture, measured_with(rows)])
+    return section(title, about, [*parts, picture], rows)
 
 
 def draw_ladder(rows: list[dict[str, Any]], path: Path) -> None:
@@ -124,11 +125,12 @@ def draw_ladder(rows: list[dict[str, Any]], path: Path) -> None:
     for r in rows:
         groups.setdefault((r["problem"], r["seed"]), []).append(r)
     names = list(dict.fromkeys(name for name, _ in groups))
+    legend_seed = {name: min(seed for n, seed in groups if n == name) for name in names}  # one entry a problem
     styles = ["-", "--"]
     for (name, seed), group in groups.items():
         i, steps = names.index(name), [r["nfe"] for r in group]
         line = {"marker": ".", "linestyle": styles[i // 10], "color": f"C{i % 10}"}
-        if seed == min(s for n, s in groups if n == name):  # one entry a problem in the legend
+        if seed == legend_seed[name]:
             line["label"] = name
         axes[0].plot(steps, [r["elbo_gap"] for r in group], **line)
         axes[1].plot(steps, [100 * r["ess"] for r in group], **line)
@@ -163,7 +165,7 @@ def ablation(title: str, rows: list[dict[str, Any]]) -> str:
             ):
                 line.append(" / ".join(number(scale * r[field], digits) for r in seeds) or "–")
         lines.append(line)
-    return "\n".join([f"## {title}\n\n{ABLATED}\n", table(header, lines), measured_with(rows)])
+    return section(title, ABLATED, [table(header, lines)], rows)
 
 
 def reference_draws(title: str, rows: list[dict[str, Any]]) -> str:
@@ -183,7 +185,7 @@ def reference_draws(title: str, rows: list[dict[str, Any]]) -> str:
     shown = (("mean_error_sd", 3), ("sd_error_percent", 1), ("ess_percent", 1), ("pareto_k", 2), ("log_z", 3))
     shown += (("std_error", 4), ("eubo_gap", 4))
     lines = [[r["posterior"], str(r["dim"]), *(number(r[k], n) for k, n in shown), r["verdict"]] for r in rows]
-    return "\n".join([f"## {title}\n\n{POSTERIORDB}\n", table(header, lines), measured_with(rows)])
+    return section(title, POSTERIORDB, [table(header, lines)], rows)
 
 
 def main() -> None:

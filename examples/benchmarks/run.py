@@ -32,7 +32,7 @@ from jax import random
 from numpyro.infer import MCMC, NUTS
 from problems import PROBLEMS, Problem
 
-from numpyro_onestep import OneStep, OneStepSampler, flow
+from numpyro_onestep import OneStep, OneStepSampler, flow, modes
 from numpyro_onestep import base as base_
 from numpyro_onestep.weights import effective_sample_size, log_mean_weight, pareto_k
 
@@ -63,7 +63,7 @@ class Flow:
     def __init__(self, sampler: OneStepSampler, num_steps: int):
         (trained,) = sampler.sampler.flows(sampler.last_state, (), {})
         self.base, self.problem = trained.problem.base, trained.problem
-        self.blocks = flow.blocks_of(trained.network, num_steps)
+        self.blocks = flow.compiled_blocks_of(trained.network, num_steps)
 
     def folds_and_inverted(self, rng_key: jax.Array, inflate: float, num_draws: int = 2048) -> tuple[float, float]:
         """Share of base draws at which the map is not locally injective, and share that its inverse recovers."""
@@ -111,7 +111,10 @@ def sinkhorn_ratio(draws: jax.Array, exact: jax.Array, again: jax.Array) -> floa
 
 
 def training_gradients(sampler: OneStepSampler) -> float:
-    """Millions of target gradients: of the optimiser, and about so many of base search and audit, without a retry."""
+    """Millions of target gradients: of the optimiser, and about so many of base search and audit.
+
+    Without a retry, and without what the audit evaluates where it found something.
+    """
     state = sampler.last_state
     config, num_warmup = sampler.sampler.train_config(state.base.dim), sampler.num_warmup
     total, done = 0, int(state.train.iteration)
@@ -121,13 +124,13 @@ def training_gradients(sampler: OneStepSampler) -> float:
         longer = bool(state.base.annealed) and index == 0
         steps = -(-3 * stage.steps_per_iteration // 2) if longer else stage.steps_per_iteration
         total += iterations * steps * sum(getattr(loss, "batch_size", 0) for loss in stage.losses)
-    audit = 512 * (400 + 60 * 3 * 8) if sampler.sampler.coverage_audit else 0
+    audit = modes.NUM_STARTS * (400 + 60 * 3 * 8) if sampler.sampler.coverage_audit else 0
     return (total + audit + search_gradients(state.base.dim, len(state.base.mixture.means))) / 1e6
 
 
 def search_gradients(dim: int, num_components: int) -> int:
     """About so many target gradients find a base; a Hessian counts as D of them."""
-    ascent = 512 * 200
+    ascent = modes.NUM_STARTS * 200
     hessians = 64 * 61 * (1 + dim)  # of the Newton steps, and of the search for common axes
     draws = max(64, 2 * dim + 2)
     gaussians = draws * (8 * 60 + 200 + 200 * max(8, num_components))
