@@ -192,7 +192,6 @@ def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--further", action="store_true", help="ablation rows go to a table of their own")
     options = parser.parse_args()
     rows = [row for file in options.files for row in read(file)]
     references = [r for r in rows if "posterior" in r]
@@ -209,8 +208,7 @@ def main() -> None:
         "One evaluation a draw": (single, partial(one_step, about=DEFAULT)),
         "Budgets": (refined, partial(ladder, about=REFINED, figure="budgets.png")),
         "From 1 to 128 evaluations": (curve, partial(ladder, about=CURVE, figure="curve.png")),
-        "Ablation": (ablated if not options.further else [], ablation),
-        "Further ablation": (ablated if options.further else [], ablation),
+        "Ablation": (ablated, ablation),
         "posteriordb": (references, reference_draws),
     }
     page = [HEAD]
