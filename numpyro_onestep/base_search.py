@@ -15,13 +15,12 @@ from jax.scipy.special import logsumexp
 from numpyro_onestep import conditional_scale, mixture_vi, modes
 from numpyro_onestep.base import Base, WhitenedTarget, log_affinity, log_prob, parts, sample, whiten
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.mixture_vi import NUM_CANDIDATES, Mixture
+from numpyro_onestep.mixture_vi import Mixture, num_candidates
 from numpyro_onestep.modes import FEW_MODES, MAX_MODES, NUM_STARTS, Modes
-from numpyro_onestep.target import Target
+from numpyro_onestep.target import LARGE_DIM, Target
 
 __all__ = ["extend", "search"]
 
-_MAX_CONDITIONAL_DIM = 256
 _MIN_INFLUENCE = 0.3  # of a coordinate on the log scales of others; hyperparameters have .4 to 4, regressions below .2
 _MIN_HEAVY_SHARE = 0.1
 _MAX_HEAVY_SHARE = 0.3
@@ -54,7 +53,7 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> 
             " around the initial point). Check the model or potential for nan, or set `init_strategy`/`init_params`"
             " to a valid point and a smaller `init_scale`."
         )
-    found = modes.polish(target, ends[picked[: modes.num_polished(int(num_distinct))]])
+    found = modes.polish(target, ends[picked[: modes.num_polished(int(num_distinct), center.shape[0])]])
     num_modes = int(jnp.sum(found.valid))
     # the starts ended in more places than are looked at, and most of those are modes: there are many more
     if int(num_distinct) == MAX_MODES and int(jnp.sum(found.distinct)) > MAX_MODES // 2:
@@ -66,7 +65,7 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> 
         if mixture_elbo > single_elbo:
             return _cap(_fit_tails(target, key_tails, whiten(mixture)))
     base = _fit_tails(target, key_tails, whiten(single))
-    return _cap(base if center.shape[0] > _MAX_CONDITIONAL_DIM else _fit_scales(target, key_scales, base))
+    return _cap(base if center.shape[0] > LARGE_DIM else _fit_scales(target, key_scales, base))
 
 
 def extend(target: Target, rng_key: Array, base: Base, regions: Mixture) -> Base:
@@ -104,12 +103,14 @@ def _fit_one(target: Target, init_scale: float, rng_key: Array, found: Modes, st
 
 @jit_once
 def _candidates(init_scale: float, found: Modes, starts: Array) -> Mixture:
-    half = NUM_CANDIDATES // 2  # from the modes; the others are raw starts
-    eye = jnp.eye(starts.shape[1], dtype=starts.dtype)
+    dim = starts.shape[1]
+    num = num_candidates(dim)
+    half = num // 2  # from the modes; the others are raw starts
+    eye = jnp.eye(dim, dtype=starts.dtype)
     top = jnp.argsort(-jnp.where(found.valid, found.log_density, -jnp.inf))[:half]
     small = jnp.broadcast_to(0.15 * init_scale * eye, (half, *eye.shape))
     return Mixture(
-        jnp.zeros((NUM_CANDIDATES, 1), starts.dtype),
+        jnp.zeros((num, 1), starts.dtype),
         jnp.concatenate([found.points[top], starts[:half]])[:, None],
         jnp.concatenate([found.scale_trils[top], small])[:, None],
     )

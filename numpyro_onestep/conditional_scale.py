@@ -66,7 +66,10 @@ def _tail(f: Whitening, u: Array) -> tuple[Array, Array, Array]:
 
 
 def _log_scales(f: Whitening, v: Array) -> Array:
-    s = jnp.tril(f.scale_slopes, -1) @ v + jnp.tril(f.scale_bends, -1) @ (jnp.sqrt(1 + v**2) - 1)
+    return _bounded(jnp.tril(f.scale_slopes, -1) @ v + jnp.tril(f.scale_bends, -1) @ (jnp.sqrt(1 + v**2) - 1))
+
+
+def _bounded(s: Array) -> Array:
     return s * (1 + (s / _BOUND) ** 4) ** -0.25
 
 
@@ -84,10 +87,11 @@ def apply(f: Whitening, u: Array) -> Array:
 def inverse(f: Whitening, z: Array) -> Array:
     """The one point u with `apply(f, u)` = z: coordinate by coordinate, each depending on those before it."""
     w = solve_triangular(f.scale_tril, z - f.shift, lower=True)
+    slopes, bends, mixing = (jnp.tril(leaf, -1) for leaf in (f.scale_slopes, f.scale_bends, f.mixing))
 
     def body(i: Array, v: Array) -> Array:
-        scale = jnp.exp(_log_scales(f, v)[i])
-        return v.at[i].set(w[i] / scale - scale * (jnp.tril(f.mixing, -1)[i] @ v + f.offset[i]))
+        scale = jnp.exp(_bounded(slopes[i] @ v + bends[i] @ (jnp.sqrt(1 + v**2) - 1)))
+        return v.at[i].set(w[i] / scale - scale * (mixing[i] @ v + f.offset[i]))
 
     v = lax.fori_loop(0, len(w), body, jnp.zeros_like(w))
     tail = jnp.where(v < 0, f.tails[0], f.tails[1])

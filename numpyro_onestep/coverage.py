@@ -22,7 +22,7 @@ from numpyro_onestep import flow, mixture_vi, modes, tempering
 from numpyro_onestep.base import Base, WhitenedTarget
 from numpyro_onestep.block import BlockParams
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.mixture_vi import NUM_CANDIDATES, Mixture
+from numpyro_onestep.mixture_vi import Mixture, num_candidates
 from numpyro_onestep.modes import MAX_MODES, NUM_STARTS
 from numpyro_onestep.target import Target
 
@@ -30,7 +30,6 @@ __all__ = ["Audit", "audit", "log_prob"]
 
 _SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, times `init_scale`: far out there is most room
 _CHUNK = NUM_STARTS  # points looked at together: starts, particles, or a part of the draws from the regions
-_NUM_REGIONS = NUM_CANDIDATES
 _NUM_CHUNKS = 4  # of draws from the mixture of the regions
 _UNCOVERED = 5.0  # nats by which the target exceeds the flow there
 _NEGLIGIBLE = 0.003  # share of all mass
@@ -84,11 +83,11 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
     log_density = jnp.where(uncovered, log_density, -jnp.inf)
     picked, num_distinct = modes.select(points, log_density, 0.1 * base.dim**0.5, MAX_MODES)
     if int(num_distinct) == 0:
-        nothing = jnp.zeros(_NUM_REGIONS, points.dtype)
-        at = jnp.zeros((_NUM_REGIONS, base.dim), points.dtype)
+        nothing = jnp.zeros(num_candidates(base.dim), points.dtype)
+        at = jnp.zeros((len(nothing), base.dim), points.dtype)
         nowhere = Mixture(nothing - jnp.inf, at, jnp.zeros((*at.shape, base.dim), at.dtype))
         return Audit(nothing[0], nothing, nowhere, log_ratios)
-    starts = points[picked[: modes.num_polished(int(num_distinct))]]
+    starts = points[picked[: modes.num_polished(int(num_distinct), base.dim)]]
     regions = _fit(target, init_scale, key_fit, starts, int(num_distinct))
     share, shares = _measure(target, key_measure, base, blocks, log_z, regions)
     return Audit(jnp.asarray(share, points.dtype), jnp.asarray(shares, points.dtype), regions, log_ratios)
@@ -134,10 +133,11 @@ def _fit(target: Target, init_scale: float, rng_key: Array, starts: Array, num_u
     """
     found = jax.tree.map(np.asarray, modes.polish(target, starts))
     usable = np.arange(len(starts)) < num_usable
+    dim, num = starts.shape[1], num_candidates(starts.shape[1])
     log_mass = found.log_density + np.log(np.diagonal(found.scale_trils, axis1=1, axis2=2)).sum(1)
     proper = found.distinct & usable & np.isfinite(log_mass)
-    order = np.argsort(np.where(proper, -log_mass, np.where(usable, 1e30, np.inf)), kind="stable")[:_NUM_REGIONS]
-    small = 0.15 * init_scale * np.eye(starts.shape[1], dtype=starts.dtype)
+    order = np.argsort(np.where(proper, -log_mass, np.where(usable, 1e30, np.inf)), kind="stable")[:num]
+    small = 0.15 * init_scale * np.eye(dim, dtype=starts.dtype)
     means = np.where(proper[order, None], found.points[order], np.asarray(starts)[order])
     trils = np.where(proper[order, None, None], found.scale_trils[order], small)
     singles = Mixture(*map(jnp.asarray, (np.zeros_like(means[:, :1]), means[:, None], trils[:, None])))
@@ -147,7 +147,7 @@ def _fit(target: Target, init_scale: float, rng_key: Array, starts: Array, num_u
     for i in range(int(np.sum(usable[order]))):
         if not any(np.linalg.norm(np.linalg.solve(trils[j], means[i] - means[j])) < 1 for j in kept):
             kept.append(i)
-    log_weights = np.full(_NUM_REGIONS, -np.inf, means.dtype)
+    log_weights = np.full(len(means), -np.inf, means.dtype)
     log_weights[kept] = -np.log(len(kept))
     return Mixture(*map(jnp.asarray, (log_weights, means, trils)))
 
@@ -175,7 +175,7 @@ def _measure(
     log_w = np.where(gap - log_z > _UNCOVERED, value - log_z - log_q, -np.inf)
     log_w = np.where(np.isnan(log_w), -np.inf, log_w)
     if not np.any(log_w > -np.inf):
-        return 0.0, np.zeros(_NUM_REGIONS)
+        return 0.0, np.zeros(len(regions.means))
     top = np.max(log_w)
     weights = np.exp(log_w - top)
     lower = max(np.mean(weights) - 2 * np.std(weights) / len(weights) ** 0.5, 0.0)

@@ -20,7 +20,7 @@ from numpyro_onestep.base_search import search
 from numpyro_onestep.compilation import make_room
 from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.losses import Problem
-from numpyro_onestep.plan import plan
+from numpyro_onestep.plan import default_width, plan
 from numpyro_onestep.proposal import Flow, propose_once
 from numpyro_onestep.state import OneStepState, first_state, trained_flows
 from numpyro_onestep.target import ModelSetup, Target, setup_model, setup_potential
@@ -56,7 +56,7 @@ class OneStep(MCMCKernel):
             `OneStepSampler` from twice as many as there are draws, so that some repeat) or "none" (as drawn).
         init_strategy: NumPyro initialisation strategy of the first starting point.
         init_scale: spread, in unconstrained space, of the 512 starting points around the first one.
-        width: ridge directions of each block of the network.
+        width: ridge directions of each block of the network, by default 128 up to 256 dimensions and 32 above.
         num_blocks: blocks of one step.
         batch_size: base draws per optimiser step; by default 128 up to 16 dimensions, then 64.
         steps_per_iteration: optimiser steps of one warmup iteration, half as many again where training anneals from a
@@ -95,7 +95,7 @@ class OneStep(MCMCKernel):
         correction: str = "metropolis",
         init_strategy: Callable = init_to_uniform,
         init_scale: float = 3.0,
-        width: int = 128,
+        width: int | None = None,
         num_blocks: int = 3,
         batch_size: int | None = None,
         steps_per_iteration: int | None = None,
@@ -252,7 +252,7 @@ class OneStep(MCMCKernel):
     ) -> TrainState:
         """The untrained flow on `base`, or as many as there are replicates, on a leading axis."""
         keys = random.split(rng_key, self.num_replicates) if self.num_replicates > 1 else rng_key
-        problem, shape = self.problem(base, args, kwargs), (self._num_blocks, self._width)
+        problem, shape = self.problem(base, args, kwargs), (self._num_blocks, self._width or default_width(base.dim))
         return replicates.init(keys, problem, self.train_config(base.dim), num_warmup, *shape)
 
     def resume_training(self, trained: TrainState, before: TrainState, problem: Problem) -> TrainState:

@@ -13,23 +13,21 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.target import LogDensity
+from numpyro_onestep.target import LARGE_DIM, LogDensity
 
 __all__ = [
-    "NUM_CANDIDATES",
     "Mixture",
     "elbo",
     "fit",
     "fit_each",
     "log_prob",
     "lower_factor",
+    "num_candidates",
     "responsibilities",
     "sample",
     "score",
     "standardize",
 ]
-
-NUM_CANDIDATES = 8  # of short fits at once: base search and audit share the compiled program
 
 
 class Mixture(NamedTuple):
@@ -140,6 +138,11 @@ def elbo(target: LogDensity, rng_key: Array, q: Mixture, num_draws: int = 512) -
     z = sample(q, rng_key, num_draws)
     gaps = jax.vmap(lambda x: target.value(x) - log_prob(q, x))(z)
     return jnp.where(jnp.any(jnp.isnan(gaps)), -jnp.inf, jnp.mean(gaps))
+
+
+def num_candidates(dim: int) -> int:
+    """How many short fits to make at once: base search and audit share the compiled program."""
+    return 2 if dim > LARGE_DIM else 8
 
 
 @jit_once

@@ -12,9 +12,19 @@ import optax
 from jax import Array, lax, random
 
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.target import LogDensity
+from numpyro_onestep.target import LARGE_DIM, LogDensity
 
-__all__ = ["FEW_MODES", "MAX_MODES", "NUM_STARTS", "Modes", "climb", "disperse", "num_polished", "polish", "select"]
+__all__ = [
+    "FEW_MODES",
+    "MAX_MODES",
+    "NUM_STARTS",
+    "Modes",
+    "climb",
+    "disperse",
+    "num_polished",
+    "polish",
+    "select",
+]
 
 NUM_STARTS = 512
 MAX_MODES = 64
@@ -83,9 +93,9 @@ def select(points: Array, log_density: Array, radius: float, num_modes: int) -> 
     return picked, jnp.sum(new)
 
 
-def num_polished(num_distinct: int) -> int:
+def num_polished(num_distinct: int, dim: int) -> int:
     """How many of the picked points to polish, of two numbers for which there are compiled programs."""
-    return FEW_MODES if num_distinct < FEW_MODES else MAX_MODES
+    return FEW_MODES if num_distinct < FEW_MODES or dim > LARGE_DIM else MAX_MODES
 
 
 def _newton(target: LogDensity, start: Array, max_iterations: int) -> tuple[Array, Array]:
@@ -120,8 +130,15 @@ def _newton(target: LogDensity, start: Array, max_iterations: int) -> tuple[Arra
 
 @jit_once
 def polish(target: LogDensity, starts: Array, max_iterations: int = 60) -> Modes:
-    """Newton from every start, then the Laplace approximation at each distinct non-degenerate end point."""
+    """Newton from every start, then the Laplace approximation at each distinct non-degenerate end point.
+
+    Above `LARGE_DIM` no Hessians are taken: the starts stay as they are, none of them valid.
+    """
     dim = starts.shape[1]
+    if dim > LARGE_DIM:
+        none = jnp.zeros(len(starts), bool)
+        eye = jnp.broadcast_to(jnp.eye(dim, dtype=starts.dtype), (len(starts), dim, dim))
+        return Modes(starts, jax.vmap(target.value)(starts), eye, none, none)
     points, converged = jax.vmap(lambda x: _newton(target, x, max_iterations))(starts)
     log_density = jax.vmap(target.value)(points)
     precision = -jax.vmap(target.hessian)(points)

@@ -1,13 +1,19 @@
 """The training plan: which objectives, for how long and how fast, by dimension and step budgets."""
 
 from numpyro_onestep.losses import Consistency, Loss, PathGradient
+from numpyro_onestep.target import LARGE_DIM
 from numpyro_onestep.train import Stage, TrainConfig
 
-__all__ = ["plan"]
+__all__ = ["default_width", "plan"]
 
 _SMALL_DIM = 16  # up to here more steps and larger batches are cheap
 _REFINEMENT = 0.5  # time spent on a finer budget, relative to the one-step map's
 _REFINEMENT_RATE = 0.01  # peak learning rate of the corrections
+
+
+def default_width(dim: int) -> int:
+    """Ridge directions of a block: 128 up to 256 dimensions and 32 above, where the time for each goes with D."""
+    return 32 if dim > LARGE_DIM else 128
 
 
 def plan(

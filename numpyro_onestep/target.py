@@ -18,6 +18,7 @@ from numpyro_onestep.model_function import ModelFunction, Same, bind, fingerprin
 from numpyro_onestep.model_trace import evidence_caveats, factor_notes, masked_out, observed_values
 
 __all__ = [
+    "LARGE_DIM",
     "LogDensity",
     "ModelSetup",
     "Target",
@@ -25,6 +26,8 @@ __all__ = [
     "setup_model",
     "setup_potential",
 ]
+
+LARGE_DIM = 256  # above it Hessians, several Gaussian fits at once and wide networks cost too much
 
 
 class LogDensity(Protocol):

@@ -1,0 +1,53 @@
+"""More than `LARGE_DIM` dimensions: no Hessians, fewer fits, narrower blocks."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+
+from numpyro_onestep import OneStep, coverage, flow
+from numpyro_onestep import base as base_
+from numpyro_onestep.base_search import search
+from numpyro_onestep.network import StepNetwork
+from numpyro_onestep.target import LARGE_DIM, Target, safe_log_density
+
+DIM = LARGE_DIM + 4
+
+
+def test_search_and_audit_take_no_hessians(getkey, monkeypatch):
+    def refuse(self, x):
+        raise AssertionError("a Hessian was asked for")
+
+    monkeypatch.setattr(Target, "hessian", refuse)
+    log_z, shift = 7.0, 3.0
+    scales = jnp.logspace(-1.5, 0.5, DIM)
+    loadings = jnp.asarray(np.random.default_rng(0).normal(size=(DIM, 2)), jnp.float32) / DIM**0.5
+    tril = jnp.linalg.cholesky(jnp.eye(DIM) + 9 * loadings @ loadings.T) * scales[:, None]
+    whiten = jnp.linalg.inv(tril)
+    constant = log_z - 0.5 * DIM * jnp.log(2 * jnp.pi) - jnp.sum(jnp.log(jnp.diagonal(tril)))
+    target = safe_log_density(lambda z: constant - 0.5 * jnp.sum((whiten @ (z - shift)) ** 2))
+    base = search(target, 3.0, getkey(), jnp.zeros(DIM))
+    assert base.mixture.means.shape == (1, DIM)
+    white = np.asarray(whiten @ base.whitening.scale_tril)
+    np.testing.assert_allclose(white @ white.T, np.eye(DIM), atol=0.02)
+    np.testing.assert_allclose(whiten @ (base.whitening.shift - shift), 0.0, atol=0.02)
+
+    identity = StepNetwork(DIM, num_blocks=1, width=8, rng_key=getkey(), identity=True)
+    blocks = flow.blocks_of(identity, 1)
+    found = coverage.audit(target, 3.0, getkey(), base, blocks, log_z)
+    assert float(found.share) == 0.0
+    np.testing.assert_allclose(np.mean(found.log_ratios), log_z, atol=0.05)
+    # the same flow moved away by five of its own standard deviations along a hundred axes no longer covers it
+    away = base._replace(whitening=base.whitening._replace(shift=base.whitening.shift + 5 * tril[:, :100].sum(1)))
+    missed = coverage.audit(target, 3.0, getkey(), away, blocks, log_z)
+    assert float(missed.share) > 0.1
+    assert len(missed.missing)
+
+
+def test_wide_blocks_up_to_the_limit_and_narrow_ones_above():
+    for dim, width in ((LARGE_DIM, 128), (DIM, 32)):
+        kernel = OneStep(potential_fn=lambda z: 0.5 * jnp.sum(z**2))
+        zero = jnp.zeros(dim)
+        kernel.prepare(random.key(0), zero, (), {})
+        base = base_.whiten(base_.Mixture(jnp.zeros(1), zero[None], jnp.eye(dim)[None]))
+        trained = kernel.init_training(random.key(0), base, 1, (), {})
+        assert trained.network.directions[...].shape == (3, width, dim)
