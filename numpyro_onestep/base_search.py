@@ -3,7 +3,7 @@
 Three outcomes: one Gaussian fitted by natural-gradient variational inference, with conditional scales where they help
 (one mode, or modes that are not where the mass is, as in hierarchical models); a mixture at 2–63 modes; or, with more
 modes than that, one broad Gaussian over all of them, from which training anneals. The first two get Student-t tails
-where the target's call for them.
+where the target's call for them. Above `LARGE_DIM`, where no Hessian tells modes apart, it is always one Gaussian.
 """
 
 import jax
