@@ -14,6 +14,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax import random
 from jax.scipy.special import logsumexp
+from scipy.stats import nbinom
 
 __all__ = ["PROBLEMS", "Problem"]
 
@@ -23,7 +24,7 @@ class Problem:
     """A target with its known log evidence.
 
     Attributes:
-        log_z: log evidence in nats, from a closed form or quadrature unless `log_z_error` is not zero.
+        log_z: log evidence in nats, from a closed form or quadrature unless `log_z_error` is not zero; nan if unknown.
         model: NumPyro model without arguments, or None.
         potential_fn: potential energy on a flat vector, or None.
         init_params: example parameters of the potential function.
@@ -131,6 +132,29 @@ def conjugate_regression() -> Problem:
         numpyro.sample("y", dist.Normal(jnp.asarray(x) @ beta, 1), obs=jnp.asarray(y))
 
     return Problem(float(log_z), model, moments=(mean, np.sqrt(np.diag(np.linalg.inv(precision)))))
+
+
+def logistic_300() -> Problem:
+    """Logistic regression on 299 made features and an intercept, 600 observations, Normal(0, 1) weights."""
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(600, 299)) * 2 / math.sqrt(300)
+    logits = features @ rng.normal(size=299)
+    labels = (rng.uniform(size=600) < 1 / (1 + np.exp(-logits))).astype(int)
+    return logistic(features, labels, 1.0, float("nan"), 0.0)
+
+
+def counts_400() -> Problem:
+    """400 Poisson counts, each with a Gamma(3, 1) rate of its own; closed form."""
+    rng = np.random.default_rng(4)
+    counts = rng.poisson(rng.gamma(3.0, size=400))
+
+    def model() -> None:
+        with numpyro.plate("unit", 400):
+            rate = numpyro.sample("rate", dist.Gamma(3.0, 1.0))
+            numpyro.sample("count", dist.Poisson(rate), obs=counts)
+
+    log_z = float(nbinom(3, 0.5).logpmf(counts).sum())
+    return Problem(log_z, model, moments=((3 + counts) / 2, np.sqrt(3 + counts) / 2))
 
 
 def gaussian_100() -> Problem:
@@ -296,4 +320,6 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "ionosphere": lambda: standardised("ionosphere", -111.61, 0.004),
     "sonar": lambda: standardised("sonar", -108.379, 0.005),
     "breast_cancer_wide": lambda: breast_cancer(10.0),
+    "logistic_300": logistic_300,
+    "counts_400": counts_400,
 }
