@@ -40,7 +40,7 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> 
     """
     key_ascend, key_one, key_many, key_scales, key_tails = random.split(rng_key, 5)
     key_axes = random.fold_in(key_one, 1)
-    spreads = jnp.full(NUM_STARTS, init_scale, center.dtype)
+    spreads = jnp.full((NUM_STARTS, len(center)), init_scale, center.dtype)
     starts = modes.disperse(key_ascend, center, spreads)
     ends, log_density = modes.climb(target, starts, spreads)
     picked, num_distinct = modes.select(ends, log_density, 0.1 * center.shape[0] ** 0.5, MAX_MODES)

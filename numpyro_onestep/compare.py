@@ -41,7 +41,7 @@ def compare(models: Mapping[str, Any], prior: Mapping[str, float] | None = None)
     prior = dict.fromkeys(models, 1.0) if prior is None else dict(prior)
     if set(prior) != set(models) or not all(np.isfinite(p) and p > 0 for p in prior.values()):
         raise ValueError(f"`prior` needs one positive number for each of {', '.join(models)}, not {prior}.")
-    _check_same_data(models)
+    notes = _check_same_data(models)
     results = {name: _evidence_of(name, model) for name, model in models.items()}
     table = pd.DataFrame.from_dict(
         {name: {"log_z": e.log_z, "std_error": e.std_error} for name, e in results.items()}, orient="index"
@@ -58,7 +58,7 @@ def compare(models: Mapping[str, Any], prior: Mapping[str, float] | None = None)
     table["prior"] = before
     table["probability"] = weights / weights.sum()
     table["reliable"] = [results[name].reliable for name in table.index]
-    table["warnings"] = ["; ".join(results[name].warnings) for name in table.index]
+    table["warnings"] = ["; ".join((*results[name].warnings, *notes[name])) for name in table.index]
     return table
 
 
@@ -67,7 +67,7 @@ def _is_arviz(model: Any) -> bool:
 
 
 def _observed_of(model: Any) -> np.ndarray | None:
-    """All observed values in rising order, None where they are not known."""
+    """All observed values, site after site; None where they are not known."""
     if isinstance(model, OneStepSampler) and model.setup is not None:
         return model.setup.observed
     if isinstance(model, MCMC) and isinstance(model.sampler, OneStep):
@@ -75,25 +75,37 @@ def _observed_of(model: Any) -> np.ndarray | None:
     return observed_in(model) if _is_arviz(model) else None
 
 
-def _check_same_data(models: Mapping[str, Any]) -> None:
-    """The observed values of all models whose data are known must be the same, in whatever sites and order."""
+def _check_same_data(models: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The observed values of all models whose data are known must be the same, in whatever sites and order.
+
+    Returns:
+        Notes on each model whose data are not known, or come in another order than those of the first.
+    """
     first: tuple[str, np.ndarray] | None = None
+    notes: dict[str, tuple[str, ...]] = dict.fromkeys(models, ())
     for name, model in models.items():
         observed = _observed_of(model)
         if observed is None:
+            if len(models) > 1:
+                notes[name] = ("note: its observed data are not known here, so not compared with the others'.",)
             continue
         if first is None:
             first = name, observed
-        elif observed.shape != first[1].shape or not _same(observed, first[1]):
+        elif observed.shape != first[1].shape or not _same(np.sort(observed), np.sort(first[1])):
             raise ValueError(
                 f"Models '{first[0]}' and '{name}' have different observed data ({first[1].size} and {observed.size} "
                 "values): their evidences cannot be ranked. Condition both on the same values, on the same scale."
             )
+        elif not _same(observed, first[1]):
+            notes[name] = (
+                f"note: its observed values have another order than in '{first[0]}'; their rows must match.",
+            )
+    return notes
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Equal but for rounding to single precision, on the scale of the values themselves."""
-    return np.allclose(a, b, rtol=1e-6, atol=1e-6 * np.nanmax(np.abs(a), initial=0.0), equal_nan=True)
+    """Equal, value by value, but for rounding to single precision."""
+    return np.allclose(a, b, rtol=1e-6, atol=1e-12 * np.nanmax(np.abs(a), initial=0.0), equal_nan=True)
 
 
 def _evidence_of(name: str, model: Any) -> Evidence:

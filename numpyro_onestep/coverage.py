@@ -28,7 +28,7 @@ from numpyro_onestep.target import Target
 
 __all__ = ["Audit", "audit", "log_prob"]
 
-_SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, times `init_scale`: far out there is most room
+_SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, in `_scales`: far out there is most room
 _CHUNK = NUM_STARTS  # points looked at together: starts, particles, or a part of the draws from the regions
 _NUM_CHUNKS = 4  # of draws from the mixture of the regions
 _UNCOVERED = 5.0  # nats by which the target exceeds the flow there
@@ -102,15 +102,23 @@ def _temper(target: Target, rng_key: Array, base: Base) -> Array:
 
 def _search(target: Target, init_scale: float, rng_key: Array, base: Base) -> tuple[Array, Array]:
     """Points of high density and their log densities, from starts of all spreads around the base."""
-    center = _center(base)
-    spreads = jnp.asarray(np.repeat(_SPREADS, _CHUNK // len(_SPREADS)) * init_scale, center.dtype)
+    center, scales = _center_and_scales(base, init_scale)
+    spreads = jnp.asarray(np.repeat(_SPREADS, _CHUNK // len(_SPREADS)), center.dtype)[:, None] * scales
     ends, _ = modes.climb(target, modes.disperse(rng_key, center, spreads), spreads)
-    return modes.climb(target, ends, jnp.full_like(spreads, 0.1 * init_scale))
+    return modes.climb(target, ends, jnp.broadcast_to(0.1 * scales, spreads.shape))
 
 
 @jit_once
-def _center(base: Base) -> Array:
-    return base_.unwhiten(base, jnp.zeros_like(base.whitening.shift))
+def _center_and_scales(base: Base, init_scale: float) -> tuple[Array, Array]:
+    """The base's center, and each coordinate's scale: `init_scale`, or the base's where that is larger.
+
+    Of the base it is half the distance between the 16 % and 84 % quantiles, a standard deviation where there is one.
+    """
+    out = lambda u: base_.unwhiten(base, u)  # noqa: E731
+    draws = jax.vmap(out)(base_.sample(base, random.key(0), _CHUNK))
+    low, high = jnp.quantile(draws, jnp.array([0.16, 0.84], draws.dtype), axis=0)
+    center = out(jnp.zeros_like(base.whitening.shift))
+    return center, jnp.maximum(init_scale, (high - low) / 2)
 
 
 @jit_once

@@ -13,7 +13,7 @@ from numpyro_onestep.base_search import extend
 from numpyro_onestep.conditional_scale import influence
 from numpyro_onestep.coverage import Audit
 from numpyro_onestep.kernel import OneStep
-from numpyro_onestep.state import OneStepState, check_dim
+from numpyro_onestep.state import OneStepState, check_dim, trained_flows
 
 __all__ = ["Fit", "fit"]
 
@@ -72,6 +72,8 @@ def _warm(
     kernel: OneStep, rng_key: Array, state: Any, before: Any, num_warmup: int, args: tuple, kwargs: dict[str, Any]
 ) -> Any:
     """An untrained state with the networks of another fit."""
+    if jnp.ndim(before.base.annealed) > 0:  # of chains that trained their own
+        before = trained_flows(before)[0]
     check_dim(before.base, kernel.setup.center)
     if bool(state.base.annealed) and bool(before.base.annealed):
         trained = kernel.init_training(rng_key, before.base, num_warmup, args, kwargs)

@@ -82,7 +82,7 @@ def evidence_in(name: str, data: Any) -> Evidence:
 
 
 def observed_in(data: Any) -> np.ndarray | None:
-    """All observed values that `to_inference_data` wrote, in rising order; None if there are none."""
+    """All observed values that `to_inference_data` wrote, site after site; None if there are none."""
     groups = data.children if hasattr(data, "children") else data.groups()
     if "proposals" not in groups or "observed" not in data["proposals"].data_vars:
         return None

@@ -31,6 +31,10 @@ def evidence_caveats(model_trace: dict[str, dict[str, Any]], idle: dict[str, np.
                 caveats.append(f"site '{name}' has an improper prior: the evidence has no scale; use a proper prior.")
         if latent and name in idle and np.any(masked_out(site["fn"], idle[name].shape) & ~idle[name]):
             caveats.append(f"latent site '{name}' is masked, so its prior is improper where the mask is False.")
+        if latent and site["fn"].support.is_discrete and np.any(masked_out(site["fn"], np.shape(site["value"]))):
+            caveats.append(
+                f"discrete site '{name}' is masked, so each of its values counts in full where the mask is False."
+            )
         if site["scale"] is not None and not _is_one(site["scale"]):
             caveats.append(f"site '{name}' is rescaled by `handlers.scale` or a subsampled plate.")
     return tuple(caveats)
@@ -50,7 +54,7 @@ def factor_notes(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
 
 
 def observed_values(model_trace: dict[str, dict[str, Any]]) -> np.ndarray | None:
-    """All observed values in rising order, without masked ones; None where they cannot be seen, as within `factor`."""
+    """All observed values, site after site, without masked ones; None where they cannot be seen, as within `factor`."""
     values = [np.zeros(0)]
     for site in model_trace.values():
         if site["type"] != "sample" or not site["is_observed"]:
@@ -61,7 +65,7 @@ def observed_values(model_trace: dict[str, dict[str, Any]]) -> np.ndarray | None
             return None
         value = np.asarray(site["value"])
         values.append(value[~masked_out(site["fn"], value.shape)].astype(float))
-    return np.sort(np.concatenate(values))
+    return np.concatenate(values)
 
 
 def _is_one(scale: Any) -> bool:

@@ -52,15 +52,15 @@ class Modes(NamedTuple):
 
 @jit_once
 def disperse(rng_key: Array, center: Array, spreads: Array) -> Array:
-    """Starts around `center`, spread by `spreads` of shape (N,), the first of them the center itself; shape (N, D)."""
+    """Starts around `center`, spread by `spreads`, the first of them the center itself; all of shape (N, D)."""
     noise = random.normal(rng_key, (len(spreads) - 1, len(center)), center.dtype)
-    return jnp.concatenate([center[None], center + spreads[1:, None] * noise])
+    return jnp.concatenate([center[None], center + spreads[1:] * noise])
 
 
 @partial(jit_once, static_argnames=("num_iterations",))
 def climb(target: LogDensity, starts: Array, spreads: Array, num_iterations: int = 200) -> tuple[Array, Array]:
-    """Adam ascent of log γ from starts (N, D) in steps of .1 `spreads` (N,): end points and their log densities."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.1 * spreads[:, None], num_iterations, 0.01), b2=0.9)
+    """Adam ascent of log γ from starts (N, D) in steps of .1 `spreads` (N, D): end points and their log densities."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.1 * spreads, num_iterations, 0.01), b2=0.9)
 
     def body(carry: tuple, _: None) -> tuple[tuple, None]:
         x, state = carry

@@ -39,6 +39,10 @@ class _OnPaths:
     batch_size: int = 128
     noise: str = "cosine"
 
+    def __post_init__(self) -> None:
+        if self.num_steps < 2 or self.num_steps & (self.num_steps - 1):
+            raise ValueError(f"`num_steps` must be a power of two from 2 on, not {self.num_steps}.")
+
     @property
     def beta(self) -> Callable[[Array], Array]:
         """The noise schedule."""

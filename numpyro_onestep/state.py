@@ -83,9 +83,9 @@ def trained_flows(state: Any) -> list[OneStepState]:
     if not isinstance(state, OneStepState) or state.train is None or state.base is None:
         raise ValueError("No trained OneStep flow here: call `run` with a `OneStep` kernel and num_warmup ≥ 1 first.")
     if jnp.ndim(state.base.annealed) > 0:
-        num_chains = len(state.base.annealed)
-        chains = [jax.tree.map(lambda leaf, i=i: leaf[i], state) for i in range(num_chains)]
-        return [flow for chain in chains for flow in trained_flows(chain)]
+        own = state.base, state.train  # the chains' other fields may be those of fewer or more chains
+        parts = [jax.tree.map(lambda leaf, i=i: leaf[i], own) for i in range(len(state.base.annealed))]
+        return [flow for base, train in parts for flow in trained_flows(state._replace(base=base, train=train))]
     if jnp.ndim(state.train.iteration) == 0:
         return [state]
     num_flows = len(state.train.iteration)

@@ -34,7 +34,7 @@ def test_finds_the_modes_of_a_mixture_and_their_covariances(getkey):
 
     @jax.jit
     def find(key):
-        spreads = jnp.full(128, 4.0)
+        spreads = jnp.full((128, 2), 4.0)
         starts = modes.disperse(key, jnp.zeros(2), spreads)
         ends, log_density = modes.climb(target, starts, spreads)
         picked, num_distinct = modes.select(ends, log_density, 0.5, 8)
@@ -74,7 +74,7 @@ def climb_and_polish(case, starts):
 
     target = safe_log_density(log_density)
     # few iterations: a climb without end is to be seen before curvatures underflow
-    return modes.polish(target, modes.climb(target, starts, jnp.full(len(starts), 3.0))[0], max_iterations=20)
+    return modes.polish(target, modes.climb(target, starts, jnp.full_like(starts, 3.0))[0], max_iterations=20)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_plateau_is_no_mode_and_hides_none():
 
 
 def test_disperse_keeps_the_center_first(getkey):
-    spreads = jnp.repeat(jnp.array([3.0, 30.0]), 256)
+    spreads = jnp.repeat(jnp.array([[3.0], [30.0]]), 256, axis=0) * jnp.ones(2)
     starts = modes.disperse(getkey(), jnp.array([1000.0, -1.0]), spreads)
     assert starts.shape == (512, 2)
     np.testing.assert_array_equal(starts[0], [1000.0, -1.0])

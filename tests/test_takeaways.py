@@ -1,7 +1,10 @@
 """ArviZ data, model comparison and plots, from one small run."""
 
 import arviz as az
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from jax import random
 from models import FEATURES, TARGETS, TINY, regression
@@ -67,7 +70,7 @@ def test_compare_leaves_undefined_evidence_out(fitted):
     table = compare({"ours": fitted, "undefined": undefined})
     assert table.loc["ours", "probability"] == pytest.approx(1)
     assert np.isnan(table.loc["undefined", "probability"])
-    assert table.loc["undefined", "warnings"] == "improper"
+    assert table.loc["undefined", "warnings"].startswith("improper; note: its observed data are not known here")
     with pytest.raises(ValueError, match="at least one"):
         compare({})
     with pytest.raises(TypeError, match="'x'"):
@@ -124,4 +127,25 @@ def test_compare_refuses_different_data(fitted):
             compare({"a": same, "b": other})
     backwards = OneStepSampler(OneStep(regression, **TINY), num_warmup=20, num_samples=10, progress_bar=False)
     backwards.run(random.key(0), FEATURES[::-1], TARGETS[::-1])
-    assert len(compare({"a": fitted, "b": backwards, "c": make(-3.0)})) == 3
+    table = compare({"a": fitted, "b": backwards, "c": make(-3.0)})
+    assert "not known here" in table.loc["c", "warnings"]
+    assert "another order than in 'a'" in table.loc["b", "warnings"]
+    assert "note" not in table.loc["a", "warnings"]
+
+
+def counts_and_rates(counts, rates):
+    level = numpyro.sample("level", dist.Normal(0, 10))
+    numpyro.sample("count", dist.Normal(1e7 + level, 1), obs=counts)
+    numpyro.sample("rate", dist.Normal(level, 1), obs=rates)
+
+
+def test_small_values_beside_large_ones_are_told_apart():
+    counts, rates = 1e7 + jnp.arange(3.0), jnp.arange(3.0)
+    samplers = {}
+    for name, shift in (("a", 0.0), ("b", 4.0)):
+        samplers[name] = OneStepSampler(
+            OneStep(counts_and_rates, **TINY), num_warmup=20, num_samples=10, progress_bar=False
+        )
+        samplers[name].run(random.key(0), counts, rates + shift)
+    with pytest.raises(ValueError, match="'a' and 'b' have different observed data"):
+        compare(samplers)

@@ -180,3 +180,16 @@ def test_an_own_postprocessing_compiles_once(monkeypatch):
     sampler.post_warmup_state = sampler.last_state
     sampler.run(random.key(1))
     assert len(seen) == traces
+
+
+def test_one_chain_goes_on_from_a_state_of_chains_with_flows_of_their_own():
+    kernel = OneStep(normal, **TINY)
+    stock = MCMC(kernel, **COUNTS, num_chains=2, chain_method="sequential")
+    stock.run(random.key(0), 1.0)
+    sampler = OneStepSampler(kernel, **COUNTS, num_chains=1)
+    sampler.post_warmup_state = stock.last_state
+    sampler.run(random.key(1), 1.0)
+    assert sampler.get_samples()["x"].shape == (50,)
+    assert abs(sampler.evidence.log_z - normal_log_z(1.0)) < 0.1
+    sampler.run(random.key(2), 2.0, warm_start=True)
+    assert abs(sampler.evidence.log_z - normal_log_z(2.0)) < 0.1

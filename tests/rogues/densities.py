@@ -35,10 +35,10 @@ def gaussians(means: Any, weights: list[float], sds: list[float]) -> Rogue:
     )
 
 
-def apart(distance: float, weight: float = 0.5) -> Rogue:
-    """Two unit Gaussians in 4-d, `distance` standard deviations apart."""
-    second = [distance, 0.0, 0.0, 0.0]
-    return gaussians([[0.0] * 4, second], [weight, 1 - weight], [1.0, 1.0])
+def apart(distance: float, weight: float = 0.5, sd: float = 1.0) -> Rogue:
+    """Two equally wide Gaussians in 4-d, `distance` standard deviations apart."""
+    second = [distance * sd, 0.0, 0.0, 0.0]
+    return gaussians([[0.0] * 4, second], [weight, 1 - weight], [sd, sd])
 
 
 def ring() -> Rogue:

@@ -11,6 +11,8 @@ ROGUES: dict[str, Callable[[], Rogue]] = {
     "modes 10 sd apart": lambda: densities.apart(10.0),
     "modes 20 sd apart": lambda: densities.apart(20.0),
     "modes 40 sd apart": lambda: densities.apart(40.0),
+    "modes 20 sd apart, sd 1000": lambda: densities.apart(20.0, sd=1000.0),
+    "modes 20 sd apart, sd .001": lambda: densities.apart(20.0, sd=0.001),
     "weights .95 and .05": lambda: densities.apart(10.0, 0.95),
     "weights .99 and .01": lambda: densities.apart(10.0, 0.99),
     "three scales": lambda: densities.gaussians([[0, 0, 0], [6, 0, 0], [0, 10, 0]], [0.4, 0.3, 0.3], [1.0, 0.3, 2.0]),
