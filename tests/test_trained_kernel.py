@@ -182,6 +182,7 @@ def test_an_own_postprocessing_compiles_once(monkeypatch):
     assert len(seen) == traces
 
 
+@pytest.mark.slow
 def test_one_chain_goes_on_from_a_state_of_chains_with_flows_of_their_own():
     kernel = OneStep(normal, **TINY)
     stock = MCMC(kernel, **COUNTS, num_chains=2, chain_method="sequential")
