@@ -19,7 +19,7 @@ def to_inference_data(sampler: OneStepSampler) -> Any:
 
     The attributes are floats and strings (`log_z`, `log_z_std_error`, …, `warnings` joined by newlines), so that
     netCDF can store them. The group `proposals` holds the log weights of 1024 fresh proposals, and all observed values
-    in rising order, by which `compare` tells different data.
+    site after site, by which `compare` tells different data.
     """
     import arviz as az
     import xarray as xr

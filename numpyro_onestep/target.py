@@ -98,7 +98,7 @@ class ModelSetup(NamedTuple):
         center: a valid point, flat, shape (D,).
         caveats: why the evidence is undefined or not what its name says, in words; empty where it is sound.
         notes: what a reader of the evidence should know that no check can tell.
-        observed: all observed values in rising order; None where they are not known.
+        observed: all observed values, site after site; None where they are not known.
         identity: tells models whose functions do the same, given the same arguments, from others.
         traceable: whether the model can do with arguments whose values it cannot see.
         reverse_only: whether it has functions with rules for reverse-mode differentiation alone.

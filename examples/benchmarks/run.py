@@ -258,16 +258,25 @@ def main() -> None:
     known = rows_.read(options.json)
     columns = ("problem", "seed", "float64", "budgets", "curve", "audit")
     done = [[row.get(column) for column in columns] for row in known]
+    missing: list[str] = []
     print(f"{'problem':24}" + "".join(f"{c:>15}" for c in COLUMNS) + "  reliable", flush=True)
     for name in options.problems or PROBLEMS:
         if [name, options.seed, options.x64, list(budgets), options.curve, not options.no_audit] in done:
             print(f"{name:24} is in {options.json} already")
             continue
         rows = []
-        for row in measure(name, options.seed, budgets, options.nuts, options=extra, curve=options.curve):
-            print(f"{name:24}" + "".join(f"{row[c]:15.4f}" for c in COLUMNS) + f"  {row.get('reliable')}", flush=True)
-            rows.append(row)
+        try:
+            for row in measure(name, options.seed, budgets, options.nuts, options=extra, curve=options.curve):
+                print(
+                    f"{name:24}" + "".join(f"{row[c]:15.4f}" for c in COLUMNS) + f"  {row.get('reliable')}", flush=True
+                )
+                rows.append(row)
+        except FileNotFoundError as error:  # of the problem's data; the others go on
+            missing.append(str(error))
+            print(f"{name:24} has no data")
         rows_.append(options.json, rows)
+    if missing:
+        raise SystemExit("\n".join(missing))
 
 
 if __name__ == "__main__":
