@@ -318,3 +318,16 @@ def test_a_kept_flow_refuses_data_of_another_shape():
     sampler.warmup(random.key(0), FEATURES, TARGETS)
     with pytest.raises(ValueError, match="has 3 dimensions, but the model has 2"):
         sampler.run(random.key(0), FEATURES[:, :2], TARGETS)
+
+
+@pytest.mark.slow
+def test_more_modes_than_are_kept_apart_are_told():
+    grid = 8.0 * jnp.stack(jnp.meshgrid(*[jnp.arange(9.0) - 4.0] * 2), axis=-1).reshape(-1, 2)
+
+    def potential_fn(z):
+        return -jax.scipy.special.logsumexp(-0.5 * jnp.sum((z - grid) ** 2, axis=1))
+
+    kernel = OneStep(potential_fn=potential_fn, **TINY, init_scale=30.0)
+    sampler = OneStepSampler(kernel, **FAST, num_chains=1)
+    sampler.run(random.key(0), init_params=jnp.zeros(2))
+    assert any("more than 63 modes" in warning for warning in sampler.evidence.warnings)
