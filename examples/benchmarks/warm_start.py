@@ -3,7 +3,8 @@
     python examples/benchmarks/warm_start.py           # three models, three seeds
 
 For each model the flow is trained on one data set, then on another twice: from nothing and with `warm_start=True`.
-Steps are those that training took, without the audit (it stops early where the weights are constant); ESS is that of 8,192 fresh draws.
+Steps are those that training took (it stops early where the weights are constant), without the audit; ESS is that of
+8,192 fresh draws.
 """
 
 import argparse
