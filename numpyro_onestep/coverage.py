@@ -28,7 +28,7 @@ from numpyro_onestep.target import Target
 
 __all__ = ["Audit", "audit", "log_prob"]
 
-_SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, in `_scales`: far out there is most room
+_SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, in coordinates' scales: most room is far out
 _CHUNK = NUM_STARTS  # points looked at together: starts, particles, or a part of the draws from the regions
 _NUM_CHUNKS = 4  # of draws from the mixture of the regions
 _UNCOVERED = 5.0  # nats by which the target exceeds the flow there

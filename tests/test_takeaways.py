@@ -70,7 +70,8 @@ def test_compare_leaves_undefined_evidence_out(fitted):
     table = compare({"ours": fitted, "undefined": undefined})
     assert table.loc["ours", "probability"] == pytest.approx(1)
     assert np.isnan(table.loc["undefined", "probability"])
-    assert table.loc["undefined", "warnings"].startswith("improper; note: its observed data are not known here")
+    unknown = "note: its observed data are not known here, so not compared with the others'."
+    assert table.loc["undefined", "warnings"] == f"improper; {unknown}"
     with pytest.raises(ValueError, match="at least one"):
         compare({})
     with pytest.raises(TypeError, match="'x'"):
