@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 from jax.flatten_util import ravel_pytree
@@ -34,8 +33,8 @@ def audit(
     for trained, known, key in zip(flows, log_z, keys, strict=True):
         base, blocks = trained.problem.base, flow.compiled_blocks_of(trained.network, kernel.num_steps)
         audits.append(coverage.audit(target, kernel.init_scale, key, base, blocks, known))
-    worst = max(audits, key=lambda found: float(found.share))
-    return worst._replace(log_ratios=jnp.concatenate([found.log_ratios for found in audits]))
+    worst = max(audits, key=lambda found: found.share)
+    return worst._replace(log_ratios=np.concatenate([found.log_ratios for found in audits]))
 
 
 def describe(kernel: OneStep, found: Audit, args: tuple, kwargs: dict[str, Any]) -> list[str]:
@@ -48,7 +47,7 @@ def describe(kernel: OneStep, found: Audit, args: tuple, kwargs: dict[str, Any])
         sites = point if isinstance(point, dict) else {"parameters": ravel_pytree(point)[0]}
         places.append(", ".join(f"{name} = {_short(np.ravel(value))}" for name, value in list(sites.items())[:4]))
     return [
-        f"At least {100 * float(found.share):.2g} % of the posterior's mass is out of the flow's reach, around "
+        f"At least {100 * found.share:.2g} % of the posterior's mass is out of the flow's reach, around "
         f"{'; '.join(places)}: log_z is too low and the draws lack it. Spread the starts with a larger `init_scale`, "
         "or start there with `init_params` or `init_strategy`."
     ]

@@ -7,10 +7,11 @@ importance sampling, how much mass lies where the flow has next to none. Mass th
 
 Posterior draws made without the flow, by tempered particles from the base, give the upper bound of log Z.
 
-Shapes are those of the base search, whose compiled programs serve here too: compilation is nearly all of the cost.
+Compilation is nearly all of the cost. So shapes are those of the base search, whose programs serve here too, and what
+is not heavy is left to NumPy.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,16 +48,16 @@ class Audit(NamedTuple):
             no such draws, where the tempering did not arrive.
     """
 
-    share: Array
-    shares: Array
+    share: float
+    shares: np.ndarray
     regions: Mixture
-    log_ratios: Array
+    log_ratios: np.ndarray
 
     @property
-    def missing(self) -> Array:
+    def missing(self) -> np.ndarray:
         """Indices of the regions that matter, the largest first; none if all of it is negligible."""
-        order = jnp.argsort(-self.shares)
-        large = self.shares[order] > 0.1 * jnp.sum(self.shares)
+        order = np.argsort(-self.shares)
+        large = self.shares[order] > 0.1 * np.sum(self.shares)
         return order[large & (self.share > _NEGLIGIBLE)]
 
 
@@ -76,49 +77,55 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
     """
     key_search, key_fit, key_measure, key_temper = random.split(rng_key, 4)
     log_z = float(log_z) if np.isfinite(log_z) else -1e6
-    draws = _temper(target, key_temper, base)
-    log_ratios = jnp.where(jnp.any(jnp.isnan(draws), axis=1), jnp.nan, _values_and_gaps(target, base, blocks, draws)[1])
-    points, log_density = _search(target, init_scale, key_search, base)
-    uncovered = _values_and_gaps(target, base, blocks, points)[1] - log_z > _UNCOVERED
-    log_density = jnp.where(uncovered, log_density, -jnp.inf)
+    tempered, of_base, center = map(np.asarray, _draws(target, key_temper, base))
+    log_ratios = np.asarray(_values_and_gaps(target, base, blocks, jnp.asarray(tempered))[1])
+    log_ratios = np.where(np.isnan(tempered).any(axis=1), np.nan, log_ratios)
+    scales = _scales(of_base, init_scale)
+    points, log_density = _search(target, key_search, center, scales)
+    uncovered = np.asarray(_values_and_gaps(target, base, blocks, points)[1]) - log_z > _UNCOVERED
+    log_density = jnp.asarray(np.where(uncovered, log_density, -np.inf))
     picked, num_distinct = modes.select(points, log_density, 0.1 * base.dim**0.5, MAX_MODES)
     if int(num_distinct) == 0:
-        nothing = jnp.zeros(num_candidates(base.dim), points.dtype)
-        at = jnp.zeros((len(nothing), base.dim), points.dtype)
-        nowhere = Mixture(nothing - jnp.inf, at, jnp.zeros((*at.shape, base.dim), at.dtype))
-        return Audit(nothing[0], nothing, nowhere, log_ratios)
+        nothing = np.zeros(num_candidates(base.dim), center.dtype)
+        at = np.zeros((len(nothing), base.dim), center.dtype)
+        nowhere: Any = Mixture(nothing - np.inf, at, np.zeros((*at.shape, base.dim), center.dtype))  # type: ignore
+        return Audit(0.0, nothing, nowhere, log_ratios)
     starts = points[picked[: modes.num_polished(int(num_distinct), base.dim)]]
-    regions = _fit(target, init_scale, key_fit, starts, int(num_distinct))
+    regions = _fit(target, scales, key_fit, starts, int(num_distinct))
     share, shares = _measure(target, key_measure, base, blocks, log_z, regions)
-    return Audit(jnp.asarray(share, points.dtype), jnp.asarray(shares, points.dtype), regions, log_ratios)
+    return Audit(share, shares, regions, log_ratios)
 
 
 @jit_once
-def _temper(target: Target, rng_key: Array, base: Base) -> Array:
-    """Draws of the target by tempered particles, unconstrained; nan if they did not reach it."""
-    u, annealing = tempering.particles(WhitenedTarget(base, target), base, rng_key, _CHUNK)
-    return jnp.where(annealing == 1, jax.vmap(lambda u: base_.unwhiten(base, u))(u), jnp.nan)
+def _draws(target: Target, rng_key: Array, base: Base) -> tuple[Array, Array, Array]:
+    """Draws of the target by tempered particles, nan if they did not reach it; draws of the base, and its center.
+
+    All unconstrained.
+    """
+    key_start, key_temper = random.split(rng_key)
+    start = base_.sample(base, key_start, _CHUNK)
+    end, annealing = tempering.particles(WhitenedTarget(base, target), base, key_temper, start)
+    points = jnp.concatenate([start, end, jnp.zeros((1, base.dim), start.dtype)])
+    points = jax.vmap(lambda u: base_.unwhiten(base, u))(points)
+    of_base, tempered, center = points[:_CHUNK], points[_CHUNK:-1], points[-1]
+    return jnp.where(annealing == 1, tempered, jnp.nan), of_base, center
 
 
-def _search(target: Target, init_scale: float, rng_key: Array, base: Base) -> tuple[Array, Array]:
-    """Points of high density and their log densities, from starts of all spreads around the base."""
-    center, scales = _center_and_scales(base, init_scale)
-    spreads = jnp.asarray(np.repeat(_SPREADS, _CHUNK // len(_SPREADS)), center.dtype)[:, None] * scales
-    ends, _ = modes.climb(target, modes.disperse(rng_key, center, spreads), spreads)
-    return modes.climb(target, ends, jnp.broadcast_to(0.1 * scales, spreads.shape))
-
-
-@jit_once
-def _center_and_scales(base: Base, init_scale: float) -> tuple[Array, Array]:
-    """The base's center, and each coordinate's scale: `init_scale`, or the base's where that is larger.
+def _scales(of_base: np.ndarray, init_scale: float) -> np.ndarray:
+    """Each coordinate's scale: `init_scale`, or that of the base's draws where it is larger.
 
     Of the base it is half the distance between the 16 % and 84 % quantiles, a standard deviation where there is one.
     """
-    out = lambda u: base_.unwhiten(base, u)  # noqa: E731
-    draws = jax.vmap(out)(base_.sample(base, random.key(0), _CHUNK))
-    low, high = jnp.quantile(draws, jnp.array([0.16, 0.84], draws.dtype), axis=0)
-    center = out(jnp.zeros_like(base.whitening.shift))
-    return center, jnp.maximum(init_scale, (high - low) / 2)
+    low, high = np.quantile(of_base, [0.16, 0.84], axis=0)
+    return np.maximum(init_scale, (high - low) / 2).astype(of_base.dtype)
+
+
+def _search(target: Target, rng_key: Array, center: np.ndarray, scales: np.ndarray) -> tuple[Array, Array]:
+    """Points of high density and their log densities, from starts of all spreads around the base."""
+    wide = np.repeat(_SPREADS, _CHUNK // len(_SPREADS)).astype(scales.dtype)[:, None] * scales
+    narrow = np.broadcast_to(0.1 * scales, wide.shape)
+    ends, _ = modes.climb(target, modes.disperse(rng_key, jnp.asarray(center), jnp.asarray(wide)), jnp.asarray(wide))
+    return modes.climb(target, ends, jnp.asarray(narrow))
 
 
 @jit_once
@@ -133,7 +140,7 @@ def _values_and_gaps(target: Target, base: Base, blocks: BlockParams, z: Array) 
     return jax.vmap(one)(z)
 
 
-def _fit(target: Target, init_scale: float, rng_key: Array, starts: Array, num_usable: int) -> Mixture:
+def _fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_usable: int) -> Mixture:
     """Gaussians fitted to the surroundings of the first starts; equal weights, none where another is already.
 
     Proper modes come first, by their Laplace mass: the pole of a hierarchical density, higher than any of them, must
@@ -141,11 +148,11 @@ def _fit(target: Target, init_scale: float, rng_key: Array, starts: Array, num_u
     """
     found = jax.tree.map(np.asarray, modes.polish(target, starts))
     usable = np.arange(len(starts)) < num_usable
-    dim, num = starts.shape[1], num_candidates(starts.shape[1])
+    num = num_candidates(starts.shape[1])
     log_mass = found.log_density + np.log(np.diagonal(found.scale_trils, axis1=1, axis2=2)).sum(1)
     proper = found.distinct & usable & np.isfinite(log_mass)
     order = np.argsort(np.where(proper, -log_mass, np.where(usable, 1e30, np.inf)), kind="stable")[:num]
-    small = 0.15 * init_scale * np.eye(dim, dtype=starts.dtype)
+    small = np.diag(0.15 * scales)
     means = np.where(proper[order, None], found.points[order], np.asarray(starts)[order])
     trils = np.where(proper[order, None, None], found.scale_trils[order], small)
     singles = Mixture(*map(jnp.asarray, (np.zeros_like(means[:, :1]), means[:, None], trils[:, None])))

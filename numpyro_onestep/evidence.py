@@ -225,7 +225,7 @@ def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS, au
         log_z = [log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates]
         audited = audit(kernel, flows, log_z, key_audit, *given)
     failures = [] if audited is None else describe(kernel, audited, *given)
-    log_ratios = None if audited is None else np.asarray(audited.log_ratios)
+    log_ratios = None if audited is None else audited.log_ratios
     notes = kernel.setup.notes
     if any(bool(trained.problem.base.annealed) for trained in flows):
         notes += (_MANY_MODES,)

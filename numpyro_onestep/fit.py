@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
@@ -55,11 +56,9 @@ def fit(
     if not kernel.coverage_audit:
         return Fit(state, None, key_left)
     found = _audit(kernel, state, key_audit, args, kwargs)
-    base = state.base
-    extensible = not bool(base.annealed) and not bool(jnp.any(influence(base.whitening) > 0))
-    if len(found.missing) and extensible:
+    if len(found.missing) and not bool(state.base.annealed) and not jnp.any(influence(state.base.whitening) > 0):
         regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
-        base = extend(kernel.target(args, kwargs), key_extend, base, regions)
+        base = extend(kernel.target(args, kwargs), key_extend, state.base, regions)
         again = state._replace(base=base, train=kernel.init_training(key_train, base, num_warmup, args, kwargs))
         again = _train(kernel, again, num_warmup, args, kwargs, progress_bar)
         found_again = _audit(kernel, again, key_again, args, kwargs)
@@ -83,7 +82,7 @@ def _warm(
 
 
 def _audit(kernel: OneStep, state: Any, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Audit:
-    log_z = [float(value) for value in jnp.ravel(state.train.best_log_z)]
+    log_z = [float(value) for value in np.ravel(state.train.best_log_z)]
     return audit(kernel, kernel.flows(state, args, kwargs), log_z, rng_key, args, kwargs)
 
 

@@ -18,9 +18,8 @@ from numpyro_onestep import metropolis, replicates, train
 from numpyro_onestep.base import Base
 from numpyro_onestep.base_search import search
 from numpyro_onestep.compilation import make_room
-from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.losses import Problem
-from numpyro_onestep.plan import default_width, plan
+from numpyro_onestep.plan import default_width, finer_budgets, plan
 from numpyro_onestep.proposal import Flow, propose_once
 from numpyro_onestep.state import OneStepState, first_state, trained_flows
 from numpyro_onestep.target import ModelSetup, Target, setup_model, setup_potential
@@ -62,7 +61,7 @@ class OneStep(MCMCKernel):
         steps_per_iteration: optimiser steps of one warmup iteration, half as many again where training anneals from a
             broad base; by default 10 up to 16 dimensions, 7 up to 40, and 280/D above, not less than 3.
         learning_rate: peak learning rate; above 4 dimensions 2/√D of it where training anneals from a broad base.
-        state_consistency: weight of the self-distillation loss, one step against two half steps.
+        state_consistency: weight of self-distillation, one step against two half steps, where `budgets` are refined.
         volume_consistency: weight of the same for the log-determinants.
         coverage_audit: look for mass that the flow does not reach, and bound log Z from above; `OneStepSampler` trains
             once more where mass is missing.
@@ -110,8 +109,6 @@ class OneStep(MCMCKernel):
             raise ValueError("Exactly one of `model` and `potential_fn` must be given to OneStep.")
         if correction not in _CORRECTIONS:
             raise ValueError(f"`correction` must be one of {_CORRECTIONS}, not {correction!r}.")
-        for budget in (num_steps, *budgets):
-            check_num_steps(budget)
         if not init_scale > 0:
             raise ValueError(f"`init_scale` must be positive, not {init_scale}.")
         if num_replicates < 1:
@@ -120,7 +117,7 @@ class OneStep(MCMCKernel):
         self._potential_fn = potential_fn
         self.num_steps = num_steps
         self.correction = correction
-        self._budgets = tuple(sorted({num_steps, *budgets} - {1}))
+        self._budgets = finer_budgets(num_steps, budgets, (state_consistency, volume_consistency))
         self._init_strategy = init_strategy
         self.init_scale = float(init_scale)
         self.coverage_audit = coverage_audit

@@ -107,13 +107,13 @@ class Consistency:
     Attributes:
         state_weight: weight of the squared distance of the states.
         volume_weight: weight of the squared difference of the log-determinants; 0 skips its computation.
-        num_levels: d is one of 1, 1/2, …, 2^(1−num_levels).
+        levels: d = 2^-k with k one of these.
         batch_size: states in one gradient.
     """
 
     state_weight: float = 1.0
     volume_weight: float = 0.0
-    num_levels: int = 1
+    levels: tuple[int, ...] = (0,)
     batch_size: int = 64
 
     def __call__(
@@ -122,8 +122,7 @@ class Consistency:
         """The weighted sum of both losses at one random (t, d)."""
         key_draw, key_level, key_time = random.split(rng_key, 3)
         x0 = base_.sample(problem.base, key_draw, self.batch_size)
-        level = random.randint(key_level, (), 0, self.num_levels)
-        d = 0.5 ** level.astype(x0.dtype)
+        d = 0.5 ** random.choice(key_level, jnp.asarray(self.levels, x0.dtype))
         num_before = jnp.floor(random.uniform(key_time, (), x0.dtype) / d).astype(int)
 
         def teach(x: Array, t: Array, d: Array) -> tuple[Array, Array]:

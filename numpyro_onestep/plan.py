@@ -1,10 +1,14 @@
 """The training plan: which objectives, for how long and how fast, by dimension and step budgets."""
 
+import math
+from collections.abc import Sequence
+
+from numpyro_onestep.flow import check_num_steps
 from numpyro_onestep.losses import Consistency, Loss, PathGradient
 from numpyro_onestep.target import LARGE_DIM
 from numpyro_onestep.train import Stage, TrainConfig
 
-__all__ = ["default_width", "plan"]
+__all__ = ["default_width", "finer_budgets", "plan"]
 
 _SMALL_DIM = 16  # up to here more steps and larger batches are cheap
 _REFINEMENT = 0.5  # time spent on a finer budget, relative to the one-step map's
@@ -14,6 +18,19 @@ _REFINEMENT_RATE = 0.01  # peak learning rate of the corrections
 def default_width(dim: int) -> int:
     """Ridge directions of a block: 128 up to 256 dimensions and 32 above, where the time for each goes with D."""
     return 32 if dim > LARGE_DIM else 128
+
+
+def finer_budgets(num_steps: int, budgets: Sequence[int], consistency: tuple[float, float]) -> tuple[int, ...]:
+    """The budgets above one step to refine, in rising order; ValueError where one is impossible, or none to compare."""
+    for budget in (num_steps, *budgets):
+        check_num_steps(budget)
+    finer = tuple(sorted({num_steps, *budgets} - {1}))
+    if any(consistency) and not finer:
+        raise ValueError(
+            "`state_consistency` and `volume_consistency` compare a budget with a finer one: name some in `budgets`, "
+            "such as budgets=(2, 4)."
+        )
+    return finer
 
 
 def plan(
@@ -36,7 +53,8 @@ def plan(
         steps_per_iteration: optimiser steps of one iteration; by default 10 up to 16 dimensions, 7 up to 40, and 280/D
             above, not less than 3.
         learning_rate: peak learning rate of the one-step map.
-        consistency: weights of state and volume consistency, added to every stage.
+        consistency: weights of state and volume consistency, added to the refinement of every finer budget; the
+            one-step map alone would only be held to its own average by it.
     """
     small = dim <= _SMALL_DIM
     batch = batch_size or (128 if small else 64)
@@ -45,9 +63,10 @@ def plan(
 
     def stage(num_steps: int, share: float, rate: float) -> Stage:
         losses: tuple[Loss, ...] = (PathGradient(num_steps, batch),)
-        if any(consistency):
-            losses += (Consistency(*consistency, num_levels=num_steps.bit_length()),)
-        return Stage(losses, num_steps, max(1, round(steps * longer / num_steps)), rate, share)
+        if any(consistency) and num_steps > 1:
+            losses += (Consistency(*consistency, levels=tuple(range(1, num_steps.bit_length()))),)
+        each = math.ceil(steps * longer) if num_steps == 1 else max(1, round(steps * longer / num_steps))
+        return Stage(losses, num_steps, each, rate, share)
 
     finer = (stage(n, _REFINEMENT, _REFINEMENT_RATE) for n in budgets)
     return TrainConfig((stage(1, 1.0, learning_rate), *finer))

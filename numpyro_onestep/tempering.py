@@ -46,13 +46,14 @@ class _Cloud(NamedTuple):
     num_last: Array
 
 
-def particles(target: LogDensity, base: Base, rng_key: Array, num_particles: int) -> tuple[Array, Array]:
-    """Approximate draws of γ in whitened coordinates, shape (N, D), and the λ reached: 1 unless it ran out of rounds.
+def particles(target: LogDensity, base: Base, rng_key: Array, starts: Array) -> tuple[Array, Array]:
+    """Approximate draws of γ in whitened coordinates, from draws of p0, both of shape (N, D), and the λ reached.
+
+    It is 1 unless they ran out of rounds.
 
     The shares of separate modes are those of the particles that the base sent there, corrected by the weights: right on
     average, where p0 has mass at every mode.
     """
-    key_draw, key_loop = random.split(rng_key)
 
     @jax.vmap
     def look(u: Array) -> _Point:
@@ -60,8 +61,8 @@ def particles(target: LogDensity, base: Base, rng_key: Array, num_particles: int
         return _Point(u, log_target, base_.log_prob(base, u), grad, base_.score(base, u))
 
     # a loop of one turn more, so that `look` is compiled once
-    nowhere = jnp.zeros((num_particles, base.dim), base.whitening.shift.dtype)
-    start = _Point(base_.sample(base, key_draw, num_particles), nowhere[:, 0], nowhere[:, 0], nowhere, nowhere)
+    nowhere = jnp.zeros_like(starts)
+    start = _Point(starts, nowhere[:, 0], nowhere[:, 0], nowhere, nowhere)
     zero = jnp.zeros((), nowhere.dtype)
     cloud = _Cloud(start, zero, jnp.log(0.5 * base.dim**-0.25) + zero, jnp.array(0))
 
@@ -71,7 +72,7 @@ def particles(target: LogDensity, base: Base, rng_key: Array, num_particles: int
 
     def body(carry: tuple[Array, _Cloud]) -> tuple[Array, _Cloud]:
         i, cloud = carry
-        key_resample, key_move = random.split(random.fold_in(key_loop, i))
+        key_resample, key_move = random.split(random.fold_in(rng_key, i))
         arrived = cloud.annealing == 1
         cloud = _weigh_and_resample(cloud, key_resample, i > 0)
         cloud = _move(look, cloud, key_move, i > 0)
@@ -91,15 +92,15 @@ def _weigh_and_resample(cloud: _Cloud, rng_key: Array, started: Array) -> _Cloud
         log_w = step * rise
         return 2 * logsumexp(log_w) - logsumexp(2 * log_w) > jnp.log(_MIN_ESS * num)
 
-    def bisect(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def bisect(i: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
-        middle = 0.5 * (low + high)
+        middle = jnp.where(i == 0, high, 0.5 * (low + high))  # all that is left, if the weights allow it
         good = enough(middle)
         return jnp.where(good, middle, low), jnp.where(good, high, middle)
 
     left = 1 - cloud.annealing
-    low, _ = lax.fori_loop(0, 20, bisect, (jnp.zeros_like(left), left))
-    step = jnp.where(enough(left), left, jnp.maximum(low, 1e-4 * left))
+    low, _ = lax.fori_loop(0, 21, bisect, (jnp.zeros_like(left), left))
+    step = jnp.maximum(low, 1e-4 * left)
     weighing = started & (step > 0)
     shares = jnp.cumsum(jax.nn.softmax(jnp.where(weighing, step * rise, 0.0)))
     positions = (jnp.arange(num) + random.uniform(rng_key, (), shares.dtype)) / num

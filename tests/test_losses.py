@@ -86,7 +86,7 @@ def test_a_share_of_the_base_draws_is_wide(getkey):
 @jax.jit
 def consistency(network, teacher, key):
     """Value, and the gradients in the student's and in the teacher's parameters."""
-    loss = Consistency(state_weight=1.0, volume_weight=1.0, num_levels=3)
+    loss = Consistency(state_weight=1.0, volume_weight=1.0, levels=(0, 1, 2))
     value, grads = jax.value_and_grad(loss, argnums=(0, 1))(network, teacher, normal_problem(), key, 1.0)
     return value, *(ravel_pytree(grad)[0] for grad in grads)
 

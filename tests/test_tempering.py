@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import random
 from jax.scipy.special import logsumexp
 
 from numpyro_onestep import base as base_
@@ -13,8 +14,14 @@ NUM = 512
 BASE = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, 2)), jnp.eye(2)[None]))
 
 
-def run(log_density, key, base=BASE):
-    u, annealing = jax.jit(lambda key: tempering.particles(safe_log_density(log_density), base, key, NUM))(key)
+def run(log_density, key):
+    @jax.jit
+    def run_compiled(key):
+        key_start, key_temper = random.split(key)
+        starts = base_.sample(BASE, key_start, NUM)
+        return tempering.particles(safe_log_density(log_density), BASE, key_temper, starts)
+
+    u, annealing = run_compiled(key)
     return np.asarray(u), float(annealing)
 
 
