@@ -14,9 +14,14 @@ from numpyro_onestep.weights import resample
 __all__ = ["collect"]
 
 
-@partial(jit, static_argnames=("correction", "shape", "num_steps", "num_warmup"))
+@partial(jit, static_argnames=("correction", "shape", "num_steps"))
 def collect(
-    rng_key: Array, proposals: Proposals, correction: str, shape: tuple[int, int], num_steps: int, num_warmup: int
+    rng_key: Array,
+    proposals: Proposals,
+    correction: str,
+    shape: tuple[int, int],
+    num_steps: int,
+    num_before: int | Array,
 ) -> tuple[Array, dict[str, Array]]:
     """The corrected points, shape (chains, draws, D), and the fields of the state that go with them.
 
@@ -26,7 +31,7 @@ def collect(
         correction: as in `OneStep`.
         shape: numbers of chains and draws.
         num_steps: network evaluations per draw.
-        num_warmup: iterations before the first draw.
+        num_before: iterations before the first draw.
     """
     held, accept_prob = _correct(correction, rng_key, proposals.log_weights, shape)
     proposed = proposals.log_weights[: shape[0] * shape[1]].reshape(shape)
@@ -37,7 +42,7 @@ def collect(
         "accept_prob": accept_prob,
         "diverging": ~(proposed > -jnp.inf),
         "num_steps": jnp.full(shape, num_steps),
-        "i": jnp.broadcast_to(num_warmup + 1 + iterations, shape),
+        "i": jnp.broadcast_to(num_before + 1 + iterations, shape),
         "mean_accept_prob": jnp.cumsum(accept_prob, axis=1) / (1 + iterations),
     }
 

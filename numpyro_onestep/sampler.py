@@ -311,8 +311,8 @@ class OneStepSampler(MCMC):
         many = shape[0] * shape[1] * (2 if correction == "resample" else 1)
         proposals = pool(flows, key_propose, many, num_steps)
 
-        num_warmup = int(jnp.ravel(state.train.num_iterations)[0])  # type: ignore[union-attr]
-        points, fields = collect(key_correct, proposals, correction, shape, num_steps, num_warmup)
+        num_before = np.ravel(state.i)[0]
+        points, fields = collect(key_correct, proposals, correction, shape, num_steps, num_before)
         kept = np.arange(self.num_samples % self.thinning + self.thinning - 1, self.num_samples, self.thinning)
         flat = points[:, kept].reshape(-1, points.shape[-1])
 

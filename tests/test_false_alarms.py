@@ -87,5 +87,6 @@ def test_guards_cry_wolf_in_no_more_than_one_of_fifty_runs():
             sampler.run(random.key(seed), *data)
             if not sampler.evidence.reliable:
                 alarms.append((name, seed, sampler.evidence))
+                print(f"{name}, seed {seed}: {sampler.evidence.warnings}", flush=True)
         print(f"{name}: {len(alarms) - before} of {NUM_RUNS} flagged", flush=True)
     assert len(alarms) <= 1, alarms

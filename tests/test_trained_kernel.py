@@ -123,6 +123,9 @@ def test_draws_of_a_stock_run_from_this_ones_state_are_corrected():
     later.post_warmup_state = sampler.last_state
     later.run(random.key(1))
     assert later.last_state.i.tolist() == [1 + 50, 1 + 50]
+    later.post_warmup_state = later.last_state
+    later.run(random.key(3), extra_fields=("i",))
+    assert later.get_extra_fields()["i"].tolist() == 2 * list(range(1 + 50 + 1, 1 + 50 + 50 + 1))
     mcmc = MCMC(sampler.sampler, **{**COUNTS, "num_warmup": 0}, num_chains=2, chain_method="vectorized")
     mcmc.post_warmup_state = sampler.last_state
     mcmc.run(random.key(2), extra_fields=("accept_prob",))
