@@ -35,7 +35,7 @@ class _OnPaths:
         noise: "cosine" or "linear", the schedule β(t).
     """
 
-    num_steps: int = 64
+    num_steps: int = 32
     batch_size: int = 128
     noise: str = "cosine"
 

@@ -2,6 +2,7 @@
 
     python examples/benchmarks/estimators.py                      # prints the table and saves the figure
     python examples/benchmarks/estimators.py --iterations 300     # a quick look
+    python examples/benchmarks/estimators.py --json rows.jsonl    # for report.py
     python examples/benchmarks/estimators.py --recipes            # other objectives, T, noise, inputs
 
 A control is trained on reverse KL over paths with state consistency, as in arXiv 2512.05251, on a banana in two
@@ -20,7 +21,9 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import optax
+import rows as rows_
 from jax import Array, lax, random
 from jax.flatten_util import ravel_pytree
 
@@ -178,6 +181,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipes", action="store_true", help="print a table of training recipes instead")
+    parser.add_argument("--json", type=Path, help="append one JSON line a row to this file")
     parser.add_argument("--figure", type=Path, default=DOCS / "figures" / "estimators.png")
     options = parser.parse_args()
     problem = banana()
@@ -191,6 +195,8 @@ def main() -> None:
     for n in BUDGETS:
         rows[n] = row = estimates(network, problem, random.key(options.seed + n), n)
         print(f"{n:4}" + "".join(f"{row[name]:13.4f}" for name in names) + f"{row['folds']:9.4f}", flush=True)
+    about = {"estimators": "banana", "seed": options.seed, "jaxlib": jaxlib.__version__}
+    rows_.append(options.json, [{**about, "nfe": n, **row} for n, row in rows.items()])
     draw_figure(rows, options.figure)
 
 

@@ -1,8 +1,8 @@
-"""Make docs/benchmarks.md and its figures from the rows that `run.py --json` and `ablation.py --json` wrote.
+"""Make docs/benchmarks.md and its figures from the rows that the other scripts wrote with `--json`.
 
-    python examples/benchmarks/report.py rows.jsonl ablation.jsonl
+    python examples/benchmarks/report.py rows.jsonl ablation.jsonl posteriordb.jsonl estimators.jsonl
 
-Sections for which no rows are given stay as they are.
+Sections for which no rows are given stay as they are, and so do the lines of one-step, ablation and posteriordb tables.
 """
 
 import argparse
@@ -18,32 +18,17 @@ from rows import read
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 HEAD = """# Benchmarks
 
-Made by `examples/benchmarks/report.py` from the rows of `examples/benchmarks/run.py --json` and `ablation.py --json`:
-default settings, one training for each row or group of rows, each process pinned to one of two busy CPU cores
-(`seconds` are the whole warmup there: base search, compilation, training, and the audit if any). ESS, log Z, ELBO and k̂
-are from 16,384 fresh draws, folds and inverse from 2,048, means and modes from 10,000 corrected draws. What the columns
-mean is said by `run.py --help`; where the reference for log Z has an error of its own, it stands behind the name. What
-each target is, with its priors, is said in `problems.py`. Each section says which jaxlib it was measured with.
+Made by `examples/benchmarks/report.py` from the rows that the scripts beside it write with `--json`: default settings,
+one training for each row or group of rows. `seconds` are the whole warmup: base search, compilation, training, and the
+audit if any. ESS, log Z, ELBO and k̂ are from 16,384 fresh draws, folds and inverse from 2,048, means and modes from
+10,000 corrected draws. What the columns mean is said by `run.py --help`; where the reference for log Z has an error of
+its own, it stands behind the name. What each target is, with its priors, is said in `problems.py`. Each section says
+which jaxlib it was measured with.
 """
-ESTIMATORS = """## Why the determinant must be exact
-
-`python examples/benchmarks/estimators.py` trains the paper's control on its own objectives (reverse KL over paths and
-state consistency) and weighs its draws in three ways, at every budget. With few steps the ELBO of the discrete kernels
-falls apart; a Hutchinson trace in place of the determinant is biased at every finite step; the exact determinant is
-right wherever the map does not fold, at one step too (at two steps 1.5 % of this map's draws fold). With seed 0:
-
-| evaluations | discrete kernels: ELBO | log Z | trace: ELBO | log Z | exact: ELBO | log Z | ± se | folds |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| 1 | -1367.9 | -2.331 | 0.352 | 0.983 | -0.113 | -0.001 | 0.007 | 0.010 |
-| 2 | -709.0 | -0.675 | 0.276 | 0.866 | -0.114 | 0.138 | 0.074 | 0.015 |
-| 4 | -3.916 | 0.044 | 0.155 | 0.400 | -0.085 | -0.010 | 0.006 | 0.004 |
-| 8 | -0.611 | 0.003 | 0.055 | 0.188 | -0.050 | -0.006 | 0.004 | 0 |
-| 16 | -0.230 | -0.008 | 0.019 | 0.092 | -0.031 | -0.008 | 0.003 | 0 |
-| 32 | -0.094 | -0.014 | 0.015 | 0.048 | -0.012 | -0.003 | 0.002 | 0 |
-| 64 | -0.046 | -0.009 | 0.005 | 0.024 | -0.009 | -0.003 | 0.002 | 0 |
-
-![ELBO and log Z of three estimators against the budget](figures/estimators.png)
-"""
+ESTIMATORS = """`python examples/benchmarks/estimators.py` trains the paper's control on its own objectives (reverse KL
+over paths and state consistency) and weighs its draws in three ways, at every budget. With few steps the ELBO of the
+discrete kernels falls apart; a Hutchinson trace in place of the determinant is biased at every finite step; the exact
+determinant is right wherever the map does not fold, at one step too. log Z = 0:"""
 
 
 POSTERIORDB = """`python examples/benchmarks/posteriordb.py`: twelve posteriors of the posteriordb database, default
@@ -69,17 +54,23 @@ def number(value: float, digits: int = 4) -> str:
 
 def section(title: str, about: str, parts: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
     """Heading, text, tables and figures, and the versions of jaxlib behind the rows."""
-    versions = sorted({r.get("jaxlib", "of an unknown version") for r in rows})
+    versions = sorted({r["jaxlib"] for r in rows})
     return "\n".join([f"## {title}\n\n{about}\n", *parts, f"Measured with jaxlib {', '.join(versions)}.\n"])
 
 
-def table(header: list[str], rows: Iterable[list[str]]) -> str:
-    """A Markdown table, the first column left and the others right."""
+def table(header: list[str], rows: Iterable[list[str]], old: str = "", num_keys: int = 1) -> str:
+    """A Markdown table, the first column left and the others right.
+
+    Lines of the `old` section whose first `num_keys` cells are not among those of `rows` are kept, in their place.
+    """
+    new = {tuple(row[:num_keys]): row for row in rows}
+    cells = [line.strip("| ").split(" | ") for line in old.splitlines() if line.startswith("| ")][2:]
+    kept = {tuple(line[:num_keys]): line for line in cells}
     rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows)) + "\n"
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *(kept | new).values())) + "\n"
 
 
-def one_step(title: str, rows: list[dict[str, Any]], about: str) -> str:
+def one_step(title: str, rows: list[dict[str, Any]], old: str) -> str:
     """One evaluation a draw."""
     header = ["problem", "seed", "bits", "ESS", "log Z − truth", "± se", "ELBO − truth", "EUBO − truth", "k̂"]
     header += ["Sinkhorn", "folds", "folds ×1.5", "inverted", "worst mean, sd", "worst mode", "gradients, 1e6"]
@@ -92,10 +83,10 @@ def one_step(title: str, rows: list[dict[str, Any]], about: str) -> str:
         line += [number(r["pareto_k"], 2), number(r["sinkhorn"], 2), number(r["folds"]), number(r["folds_inflated"])]
         line += [number(r["inverted"]), number(r["mean_error_sd"], 3), number(r["mode_error"], 3)]
         lines.append([*line, number(r["gradients"], 2), number(r["seconds"], 0), "yes" if r["reliable"] else "no"])
-    return section(title, about, [table(header, lines)], rows)
+    return section(title, DEFAULT, [table(header, lines, old, 3)], rows)
 
 
-def ladder(title: str, rows: list[dict[str, Any]], about: str, figure: str) -> str:
+def ladder(title: str, rows: list[dict[str, Any]], old: str, about: str, figure: str) -> str:
     """Every budget of one training."""
     budgets = sorted({r["nfe"] for r in rows})
     groups: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
@@ -144,7 +135,7 @@ def draw_ladder(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def ablation(title: str, rows: list[dict[str, Any]]) -> str:
+def ablation(title: str, rows: list[dict[str, Any]], old: str) -> str:
     """One part changed at a time."""
     problems = list(dict.fromkeys(r["problem"] for r in rows))
     header = ["variant", *[f"{p}: {what}" for p in problems for what in ("ESS, %", "ELBO − truth", "k̂", "folds ×1.5")]]
@@ -165,10 +156,10 @@ def ablation(title: str, rows: list[dict[str, Any]]) -> str:
             ):
                 line.append(" / ".join(number(scale * r[field], digits) for r in seeds) or "–")
         lines.append(line)
-    return section(title, ABLATED, [table(header, lines)], rows)
+    return section(title, ABLATED, [table(header, lines, old)], rows)
 
 
-def reference_draws(title: str, rows: list[dict[str, Any]]) -> str:
+def reference_draws(title: str, rows: list[dict[str, Any]], old: str) -> str:
     """Posteriors with reference draws."""
     header = [
         "posterior",
@@ -185,7 +176,20 @@ def reference_draws(title: str, rows: list[dict[str, Any]]) -> str:
     shown = (("mean_error_sd", 3), ("sd_error_percent", 1), ("ess_percent", 1), ("pareto_k", 2), ("log_z", 3))
     shown += (("std_error", 4), ("eubo_gap", 4))
     lines = [[r["posterior"], str(r["dim"]), *(number(r[k], n) for k, n in shown), r["verdict"]] for r in rows]
-    return section(title, POSTERIORDB, [table(header, lines)], rows)
+    return section(title, POSTERIORDB, [table(header, lines, old)], rows)
+
+
+def estimators(title: str, rows: list[dict[str, Any]], old: str) -> str:
+    """Three estimators of the same draws."""
+    names = {"path": "discrete kernels", "trace": "trace", "exact": "exact"}
+    header = ["seed", "evaluations"]
+    header += [f"{label}: {what}" for label in names.values() for what in ("ELBO", "log Z", "± se")] + ["folds"]
+    lines = []
+    for r in rows:
+        numbers = [number(r[f"{name}_{what}"], 3) for name in names for what in ("elbo", "log_z", "se")]
+        lines.append([str(r["seed"]), str(r["nfe"]), *numbers, number(r["folds"], 3)])
+    picture = "![ELBO and log Z of three estimators against the budget](figures/estimators.png)\n"
+    return section(title, ESTIMATORS, [table(header, lines), picture], rows)
 
 
 def main() -> None:
@@ -195,6 +199,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = [row for file in options.files for row in read(file)]
     references = [r for r in rows if "posterior" in r]
+    estimated = [r for r in rows if "estimators" in r]
     rows = sorted((r for r in rows if "problem" in r), key=lambda row: list(PROBLEMS).index(row["problem"]))
     ablated = [r for r in rows if "variant" in r]
     plain = [r for r in rows if "variant" not in r]
@@ -204,20 +209,21 @@ def main() -> None:
     single = [r for r in plain if r["audit"] and not r["budgets"]]
     path = DOCS / "benchmarks.md"
     old = {part.split("\n")[0]: "## " + part for part in path.read_text().split("\n## ")[1:]} if path.exists() else {}
-    makers: dict[str, tuple[list[dict[str, Any]], Callable[[str, list[dict[str, Any]]], str]]] = {
-        "One evaluation a draw": (single, partial(one_step, about=DEFAULT)),
+    makers: dict[str, tuple[list[dict[str, Any]], Callable[[str, list[dict[str, Any]], str], str]]] = {
+        "One evaluation a draw": (single, one_step),
         "Budgets": (refined, partial(ladder, about=REFINED, figure="budgets.png")),
         "From 1 to 128 evaluations": (curve, partial(ladder, about=CURVE, figure="curve.png")),
         "Ablation": (ablated, ablation),
         "posteriordb": (references, reference_draws),
+        "Why the determinant must be exact": (estimated, estimators),
     }
     page = [HEAD]
     for title, (given, make) in makers.items():
         if given:
-            page.append(make(title, given))
+            page.append(make(title, given, old.get(title, "")))
         elif title in old:
             page.append(old[title].rstrip("\n") + "\n")
-    path.write_text("\n".join([*page, ESTIMATORS]))
+    path.write_text("\n".join(page))
 
 
 if __name__ == "__main__":

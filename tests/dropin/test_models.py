@@ -1,4 +1,4 @@
-"""What NumPyro's language offers: each construct is a part of its own in one of four models, with a known answer."""
+"""What NumPyro's language offers: each construct is a part of its own in one of a few models, with a known answer."""
 
 from functools import partial
 
@@ -9,13 +9,24 @@ import numpyro.distributions as dist
 import pytest
 from flax import linen, nnx
 from jax import lax, random
+from jax.errors import JaxRuntimeError
 from jax.experimental.ode import odeint
 from kernels import KERNELS, both, check_mean, check_moments, one_step, sampled
 from numpyro import handlers
 from numpyro.contrib.control_flow import cond, scan
-from numpyro.contrib.module import random_flax_module, random_nnx_module
-from numpyro.infer import NUTS, Predictive
-from numpyro.infer.reparam import CircularReparam, LocScaleReparam, TransformReparam
+from numpyro.contrib.module import flax_module, random_flax_module, random_nnx_module
+from numpyro.infer import NUTS, SVI, Predictive, Trace_ELBO
+from numpyro.infer.autoguide import AutoDiagonalNormal
+from numpyro.infer.reparam import (
+    CircularReparam,
+    DiscreteCosineReparam,
+    ExplicitReparam,
+    HaarReparam,
+    LocScaleReparam,
+    NeuTraReparam,
+    ProjectedNormalReparam,
+    TransformReparam,
+)
 
 from numpyro_onestep import OneStepSampler, evidence
 
@@ -112,6 +123,28 @@ def programs():
         numpyro.sample(f"child_of_{name}", dist.Normal(parent, 1))
 
 
+def coordinates():
+    """The other reparametrisations, and a network whose weights are not sampled."""
+    config = {
+        "explicit": ExplicitReparam(dist.transforms.AffineTransform(1.0, 2.0)),
+        "haar": HaarReparam(dim=-1),
+        "direction": ProjectedNormalReparam(),
+    }
+    with handlers.reparam(config=config):
+        numpyro.sample("explicit", dist.Normal(1, 2))
+        numpyro.sample("haar", dist.Normal(jnp.arange(4.0), 2).to_event(1))
+        numpyro.sample("direction", dist.ProjectedNormal(jnp.zeros(2)))
+    net = flax_module("net", linen.Dense(1, kernel_init=linen.initializers.ones), input_shape=(1,))
+    numpyro.sample("around_net", dist.Normal(net(3 * jnp.ones(1))[0], 1))
+
+
+COORDINATES = {
+    "ExplicitReparam": ("explicit", 1.0, 4.0),
+    "HaarReparam": ("haar", np.arange(4), 4.0),
+    "ProjectedNormalReparam": ("direction", 0.0, 0.5),
+    "flax_module": ("around_net", 3.0, 1.0),
+}
+
 # precision of (x1, x2): prior x1 ~ N(0, 1), x2 ~ N(x1/2, 1), and one unit-noise observation of each
 _precision = np.array([[2.25, -0.5], [-0.5, 2.0]])
 
@@ -134,6 +167,7 @@ handled = handlers.condition(handlers.do(handled, data={"done": -2.0}), data={"c
 MODELS = {
     "statements": (statements, ({"cells": CELLS}, "mixture"), {"options": {"enumerate": True}}, STATEMENTS),
     "programs": (handled, (), {}, PROGRAMS),
+    "coordinates": (coordinates, (), {}, COORDINATES),
 }
 
 
@@ -160,6 +194,34 @@ def test_part(runs, kernel, model, part):
     draws = samples[site]
     mean, variance = (np.broadcast_to(value, draws.shape[2:]) for value in (mean, variance))
     check_moments(draws, mean, variance)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        NUTS,
+        pytest.param(one_step, marks=pytest.mark.xfail(raises=JaxRuntimeError, reason="XLA lays out the FFT wrongly")),
+    ],
+)
+def test_a_cosine_transform(kernel):
+    def model():
+        with handlers.reparam(config={"x": DiscreteCosineReparam(dim=-1)}):
+            numpyro.sample("x", dist.Normal(jnp.arange(4.0), 2).to_event(1))
+
+    mcmc = sampled(kernel(model), num_samples=1000, num_warmup=80)
+    check_moments(mcmc.get_samples(group_by_chain=True)["x"], np.arange(4), 4.0)
+
+
+@both
+def test_the_space_of_a_guide(kernel):
+    def model():
+        numpyro.sample("x", dist.Normal(2, 3))
+
+    guide = AutoDiagonalNormal(model, init_scale=1.0)
+    svi = SVI(model, guide, numpyro.optim.Adam(0.01), Trace_ELBO())
+    params = svi.get_params(svi.init(random.key(0)))
+    mcmc = sampled(kernel(NeuTraReparam(guide, params).reparam(model)), num_samples=1000, num_warmup=80)
+    check_moments(mcmc.get_samples(group_by_chain=True)["x"], 2.0, 9.0)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
