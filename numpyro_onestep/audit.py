@@ -38,19 +38,29 @@ def audit(
 
 
 def describe(kernel: OneStep, found: Audit, args: tuple, kwargs: dict[str, Any]) -> list[str]:
-    """Where there is mass that the flow does not reach, by constrained values."""
-    if len(found.missing) == 0:
-        return []
-    places = []
-    for i in found.missing:
-        point = kernel.postprocess_fn(args, kwargs)(kernel.setup.unravel(found.regions.means[i]))
-        sites = point if isinstance(point, dict) else {"parameters": ravel_pytree(point)[0]}
-        places.append(", ".join(f"{name} = {_short(np.ravel(value))}" for name, value in list(sites.items())[:4]))
-    return [
-        f"At least {100 * found.share:.2g} % of the posterior's mass is out of the flow's reach, around "
-        f"{'; '.join(places)}: log_z is too low and the draws lack it. Spread the starts with a larger `init_scale`, "
-        "or start there with `init_params` or `init_strategy`."
-    ]
+    """Where there is mass that the flow does not reach, or may be, by constrained values."""
+
+    def around(regions: np.ndarray) -> str:
+        places = []
+        for i in regions:
+            point = kernel.postprocess_fn(args, kwargs)(kernel.setup.unravel(found.regions.means[i]))
+            sites = point if isinstance(point, dict) else {"parameters": ravel_pytree(point)[0]}
+            places.append(", ".join(f"{name} = {_short(np.ravel(value))}" for name, value in list(sites.items())[:4]))
+        return "; ".join(places)
+
+    what_to_do = "Spread the starts with a larger `init_scale`, or start there with `init_params` or `init_strategy`."
+    if len(found.missing):
+        return [
+            f"At least {100 * found.share:.2g} % of the posterior's mass is out of the flow's reach, around "
+            f"{around(found.missing)}: log_z is too low and the draws lack it. {what_to_do}"
+        ]
+    if len(found.doubtful):
+        return [
+            f"The flow does not reach places of high density around {around(found.doubtful)}. Perhaps "
+            f"{100 * np.sum(found.shares):.2g} % of the posterior's mass lies there; too few draws hit them to tell. "
+            f"{what_to_do}"
+        ]
+    return []
 
 
 def _short(values: np.ndarray) -> str:

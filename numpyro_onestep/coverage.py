@@ -34,6 +34,7 @@ _CHUNK = NUM_STARTS  # points looked at together: starts, particles, or a part o
 _NUM_CHUNKS = 4  # of draws from the mixture of the regions
 _UNCOVERED = 5.0  # nats by which the target exceeds the flow there
 _NEGLIGIBLE = 0.003  # share of all mass
+_DOUBTFUL = 0.03  # estimated share that is not passed over even where its error is as large
 
 
 class Audit(NamedTuple):
@@ -56,9 +57,18 @@ class Audit(NamedTuple):
     @property
     def missing(self) -> np.ndarray:
         """Indices of the regions that matter, the largest first; none if all of it is negligible."""
+        return self._largest if self.share > _NEGLIGIBLE else self._largest[:0]
+
+    @property
+    def doubtful(self) -> np.ndarray:
+        """The same where much may be missing, but the draws are too few or too far to tell."""
+        unclear = self.share <= _NEGLIGIBLE and np.sum(self.shares) > _DOUBTFUL
+        return self._largest if unclear else self._largest[:0]
+
+    @property
+    def _largest(self) -> np.ndarray:
         order = np.argsort(-self.shares)
-        large = self.shares[order] > 0.1 * np.sum(self.shares)
-        return order[large & (self.share > _NEGLIGIBLE)]
+        return order[self.shares[order] > 0.1 * np.sum(self.shares)]
 
 
 def log_prob(base: Base, blocks: BlockParams, z: Array) -> Array:

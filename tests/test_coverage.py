@@ -19,6 +19,7 @@ from numpyro_onestep import (
     modes,
 )
 from numpyro_onestep import base as base_
+from numpyro_onestep.audit import describe
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.network import StepNetwork
 from numpyro_onestep.target import safe_log_density
@@ -73,6 +74,19 @@ def test_a_lost_mode_is_found_and_weighed(getkey, identity):
     np.testing.assert_allclose(audit.regions.means[audit.missing[0]], MEANS[1], atol=0.5)
     assert 0.2 < float(audit.share) < 0.3
     assert 0.25 < float(jnp.sum(audit.shares)) < 0.35
+
+
+def test_mass_that_cannot_be_measured_is_not_passed_over():
+    kernel = OneStep(potential_fn=lambda z: 0.5 * jnp.sum(z**2))
+    kernel.prepare(random.key(0), jnp.zeros(DIM), (), {})
+    regions = Mixture(jnp.zeros(2), jnp.array([jnp.full(DIM, 7.0), jnp.zeros(DIM)]), jnp.ones((2, DIM, DIM)))
+    found = coverage.Audit(0.0, np.array([0.4, 0.01]), regions, np.zeros(0))
+    (warning,) = describe(kernel, found, (), {})
+    assert "around parameters = (7, 7" in warning
+    assert "Perhaps 41 % " in warning
+    assert describe(kernel, found._replace(shares=np.array([0.01, 0.0])), (), {}) == []
+    (warning,) = describe(kernel, found._replace(share=0.3), (), {})
+    assert "At least 30 % " in warning
 
 
 def test_an_audit_compiles_nothing_that_the_search_has_compiled(getkey):

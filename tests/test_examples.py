@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,8 +41,29 @@ def test_gallery_smoke(tmp_path):
     assert np.all(np.isfinite([row["log_z"], row["mean_error_sd"], row["sd_error_percent"]]))
 
 
+@pytest.mark.slow
+def test_gallery(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    subprocess.run([sys.executable, EXAMPLES / "gallery" / "run.py", "--json", rows], check=True)
+    verdicts = [json.loads(line)["verdict"] for line in rows.read_text().splitlines()]
+    assert len(verdicts) == 12
+    assert verdicts.count("agrees") >= 10
+    assert "WRONG" not in verdicts
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("ONESTEP_DATA" not in os.environ, reason="the reference draws are not part of the project")
+def test_posteriordb(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    subprocess.run([sys.executable, EXAMPLES / "benchmarks" / "posteriordb.py", "--json", rows], check=True)
+    verdicts = [json.loads(line)["verdict"] for line in rows.read_text().splitlines()]
+    assert len(verdicts) == 12
+    assert verdicts.count("agrees") >= 11
+    assert "WRONG" not in verdicts
+
+
 ABLATED = {  # problem → variants that must differ from one another there
-    "funnel": "default ordinary_gradient no_stretch affine no_whitening no_bumps no_tanh no_ridges free_signs",
+    "funnel": "default ordinary_gradient no_stretch affine no_whitening no_bumps no_tanh no_ridges free_signs barrier",
     "double_wells_32": "default no_annealing",
     "breast_cancer": "default dense_scales two_steps volume",
 }

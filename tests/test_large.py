@@ -2,9 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import random
+from jax.scipy.special import logsumexp
 
-from numpyro_onestep import OneStep, coverage, flow
+from numpyro_onestep import OneStep, OneStepSampler, coverage, flow
 from numpyro_onestep import base as base_
 from numpyro_onestep.base_search import search
 from numpyro_onestep.network import StepNetwork
@@ -41,6 +43,18 @@ def test_search_and_audit_take_no_hessians(getkey, monkeypatch):
     missed = coverage.audit(target, 3.0, getkey(), away, blocks, log_z)
     assert float(missed.share) > 0.1
     assert len(missed.missing)
+
+
+@pytest.mark.slow
+def test_two_modes_are_found_or_the_evidence_says_so():
+    def potential_fn(z):
+        log_modes = jnp.stack([-0.5 * jnp.sum((z[:2] - m) ** 2) for m in (-6.0, 6.0)])
+        return 0.5 * jnp.sum(z[2:] ** 2) - logsumexp(log_modes) + jnp.log(2)
+
+    sampler = OneStepSampler(OneStep(potential_fn=potential_fn), num_warmup=50, num_samples=100, progress_bar=False)
+    sampler.run(random.key(0), init_params=jnp.zeros((4, DIM)))
+    found = abs(sampler.evidence.log_z - 0.5 * DIM * jnp.log(2 * jnp.pi)) < 0.1
+    assert found or not sampler.evidence.reliable
 
 
 def test_wide_blocks_up_to_the_limit_and_narrow_ones_above():
