@@ -29,7 +29,6 @@ from numpyro_onestep.weights import resample
 __all__ = ["OneStep"]
 
 _CORRECTIONS = ("metropolis", "resample", "none")
-_WARM_SHARE = 0.75  # of the schedule, that a warm start takes as done
 _NUM_RESAMPLED = 32  # proposals of one `correction="resample"` iteration
 
 
@@ -254,7 +253,7 @@ class OneStep(MCMCKernel):
 
     def resume_training(self, trained: TrainState, before: TrainState, problem: Problem) -> TrainState:
         """An untrained state that goes on with the networks of another target's training."""
-        return replicates.resume(trained, before.best, problem, self.train_config(problem.base.dim), _WARM_SHARE)
+        return replicates.resume(trained, before.best, problem, self.train_config(problem.base.dim))
 
     def advance_training(self, trained: TrainState, problem: Problem, num_iterations: int) -> TrainState:
         """Up to `num_iterations` further iterations of every replicate."""

@@ -25,10 +25,10 @@ def init(
     return start(keys) if is_prng_key(keys) else jax.vmap(start)(keys)
 
 
-@partial(jit, static_argnames=("config", "share"))
-def resume(state: TrainState, network: StepNetwork, problem: Problem, config: TrainConfig, share: float) -> TrainState:
+@partial(jit, static_argnames=("config",))
+def resume(state: TrainState, network: StepNetwork, problem: Problem, config: TrainConfig) -> TrainState:
     """`train.resume` of every flow from its own network."""
-    step = partial(train.resume, problem=problem, config=config, share=share)
+    step = partial(train.resume, problem=problem, config=config)
     return step(state, network) if jnp.ndim(state.iteration) == 0 else jax.vmap(step)(state, network)
 
 

@@ -113,8 +113,8 @@ class OneStepSampler(MCMC):
                 "accept_prob", "num_steps"; "~z.site" leaves a site out.
             init_params: unconstrained values of the first starting point (with a leading axis of chains if
                 num_chains > 1); needed with a potential function.
-            warm_start: train on from the flow trained last, for other data of the same shape: a quarter of the
-                iterations, and none where it fits already.
+            warm_start: train on from the flow trained last, for other data of the same shape: the fewer iterations the
+                better it fits them, and none where it fits already.
             **kwargs: keyword arguments of the model.
 
         Raises:

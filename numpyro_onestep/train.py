@@ -99,6 +99,7 @@ class TrainState(NamedTuple):
 
 
 _NUM_EVALUATIONS = 20
+_MAX_DONE = 0.9  # share of the schedule that a warm start skips at most
 _CHUNK = 512  # held-out draws weighed at once
 _DEPTH = 10.0  # nats below the mean weight at which a held-out weight no longer counts for less
 _optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.scale_by_adam())
@@ -161,16 +162,23 @@ def init(
     return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else lax.convert_element_type(leaf, leaf.dtype), state)
 
 
-def resume(state: TrainState, network: StepNetwork, problem: Problem, config: TrainConfig, share: float) -> TrainState:
+def resume(state: TrainState, network: StepNetwork, problem: Problem, config: TrainConfig) -> TrainState:
     """Go on with a `network` trained on another target, from an untrained `state`, as if the schedule had come so far.
 
-    `share` of the first stage is taken as done. Done already where the network fits the target; the base itself is kept
-    as the best if it fits better than the network.
+    Of the first stage as large a share is taken as done as the network's draws are effective for this target. Where the
+    base alone fits better, training starts from nothing; where the network fits, it is done.
     """
     _, last = config.bounds(0, state.num_iterations)
-    warm = state._replace(average=network, iteration=jnp.floor(share * last).astype(state.iteration.dtype))
-    warm = _evaluate(warm, problem, config, config.stages[0], True)
-    return warm._replace(network=network, optimizer_state=_optimizer.init(ravel_pytree(network)[0]))
+    warm = _evaluate(state._replace(average=network), problem, config, config.stages[0], True)
+    helps = warm.best_elbo > state.best_elbo
+    share = jnp.where(helps, jnp.minimum(warm.ess_fraction, _MAX_DONE), 0.0)
+    start = jax.tree.map(lambda new, old: jnp.where(helps, new, old), network, state.network)
+    return warm._replace(
+        network=start,
+        average=start,
+        iteration=jnp.floor(share * last).astype(state.iteration.dtype),
+        optimizer_state=_optimizer.init(ravel_pytree(start)[0]),
+    )
 
 
 def _is_key(leaf: Array) -> bool:
