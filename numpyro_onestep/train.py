@@ -165,13 +165,13 @@ def init(
 def resume(state: TrainState, network: StepNetwork, problem: Problem, config: TrainConfig) -> TrainState:
     """Go on with a `network` trained on another target, from an untrained `state`, as if the schedule had come so far.
 
-    Of the first stage as large a share is taken as done as the network's draws are effective for this target. Where the
-    base alone fits better, training starts from nothing; where the network fits, it is done.
+    Of the first stage as large a share is taken as done as the square of the network's effective share of draws, up to
+    nine tenths. Where the base alone fits better, training starts from nothing; where the network fits, it is done.
     """
     _, last = config.bounds(0, state.num_iterations)
     warm = _evaluate(state._replace(average=network), problem, config, config.stages[0], True)
     helps = warm.best_elbo > state.best_elbo
-    share = jnp.where(helps, jnp.minimum(warm.ess_fraction, _MAX_DONE), 0.0)
+    share = jnp.where(helps, jnp.minimum(warm.ess_fraction**2, _MAX_DONE), 0.0)
     start = jax.tree.map(lambda new, old: jnp.where(helps, new, old), network, state.network)
     return warm._replace(
         network=start,

@@ -160,6 +160,23 @@ def test_a_later_stage_refines_its_budget_and_leaves_the_one_step_map(getkey, st
     np.testing.assert_array_equal(flat(run(start, NUM_ITERATIONS)), flat(last))
 
 
+def test_a_warm_start_skips_what_the_earlier_flow_is_worth(start):
+    @jax.jit
+    def resume(network, bend):
+        return train.resume(start, network, banana(bend), config())
+
+    earlier = advance(start, NUM_ITERATIONS).best
+    same = resume(earlier, 0.8)
+    assert same.ess_fraction > 0.5
+    assert int(same.iteration) == int(np.floor(NUM_ITERATIONS * min(float(same.ess_fraction) ** 2, 0.9)))
+    assert np.array_equal(flat(same.network), flat(earlier))
+    # bent the other way, the earlier flow is worse than the base
+    other = resume(earlier, -0.8)
+    assert int(other.iteration) == 0
+    assert np.array_equal(flat(other.network), flat(start.network))
+    assert np.array_equal(flat(other.best), flat(start.best))
+
+
 def test_weights_of_any_flow_average_to_the_evidence(getkey, start):
     # importance weights are unbiased for every injective map: here an untrained one with moved parameters
     numbers, unravel = ravel_pytree(start.network)

@@ -3,8 +3,8 @@
     python examples/benchmarks/warm_start.py           # three models, three seeds
 
 For each model the flow is trained on one data set, then with `warm_start=True` on data of which one row, a quarter or
-all are others. Trainings from nothing, with 30, 60, 125, 250, 500 and 1000 iterations, tell how many it takes for the same
-ESS, that of 8,192 fresh draws, to within .1 %. Without the audit.
+all are others. Trainings from nothing, with 30, 60, 125, 250, 500 and 1000 iterations, tell how many it takes for the
+same ESS, that of 8,192 fresh draws, to within .1 %. Without the audit.
 """
 
 import argparse
