@@ -176,8 +176,6 @@ VARIANTS = {
     "two_steps": Variant("two steps, path gradient only", budgets=(2,)),
     "state": Variant("two steps, state consistency 1", options={"state_consistency": 1.0}, budgets=(2,)),
     "volume": Variant("two steps, volume consistency 1", options={"volume_consistency": 1.0}, budgets=(2,)),
-    "volume_10th": Variant("two steps, volume consistency .1", options={"volume_consistency": 0.1}, budgets=(2,)),
-    "volume_100th": Variant("two steps, volume consistency .01", options={"volume_consistency": 0.01}, budgets=(2,)),
 }
 
 
