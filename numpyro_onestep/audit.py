@@ -33,7 +33,7 @@ def audit(
     for trained, known, key in zip(flows, log_z, keys, strict=True):
         base, blocks = trained.problem.base, flow.compiled_blocks_of(trained.network, kernel.num_steps)
         audits.append(coverage.audit(target, kernel.init_scale, key, base, blocks, known))
-    worst = max(audits, key=lambda found: found.share)
+    worst = max(audits, key=lambda found: (len(found.missing) > 0, len(found.doubtful) > 0, found.share))
     return worst._replace(log_ratios=np.concatenate([found.log_ratios for found in audits]))
 
 

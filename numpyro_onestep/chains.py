@@ -21,7 +21,9 @@ def collect(
     correction: str,
     shape: tuple[int, int],
     num_steps: int,
-    num_before: int | Array,
+    num_before: Array,
+    num_counted: Array,
+    mean_before: Array,
 ) -> tuple[Array, dict[str, Array]]:
     """The corrected points, shape (chains, draws, D), and the fields of the state that go with them.
 
@@ -32,6 +34,8 @@ def collect(
         shape: numbers of chains and draws.
         num_steps: network evaluations per draw.
         num_before: iterations before the first draw.
+        num_counted: those of them that were draws.
+        mean_before: mean acceptance probability of these, shape (chains,).
     """
     held, accept_prob = _correct(correction, rng_key, proposals.log_weights, shape)
     proposed = proposals.log_weights[: shape[0] * shape[1]].reshape(shape)
@@ -43,7 +47,8 @@ def collect(
         "diverging": ~(proposed > -jnp.inf),
         "num_steps": jnp.full(shape, num_steps),
         "i": jnp.broadcast_to(num_before + 1 + iterations, shape),
-        "mean_accept_prob": jnp.cumsum(accept_prob, axis=1) / (1 + iterations),
+        "mean_accept_prob": (num_counted * mean_before[:, None] + jnp.cumsum(accept_prob, axis=1))
+        / (num_counted + 1 + iterations),
     }
 
 

@@ -41,8 +41,8 @@ def fit(
 ) -> Fit:
     """Find the base, train, audit, and train once more from a base that holds what was missed.
 
-    With the state `before` of a fit to other data of the same shape, its networks are trained on from where they are,
-    on a base found anew; a broad base, whose axes have no order, is kept as well.
+    With the state `before` of a fit to other data of the same shape, its networks are trained on where they fit better
+    than the base, which is found anew; a broad base, whose axes have no order, is kept as well.
 
     No retry where the base has conditional scales, which no mixture can keep, or is broad anyhow: it is only told.
     """
@@ -55,14 +55,14 @@ def fit(
     state = _train(kernel, state, num_warmup, args, kwargs, progress_bar)
     if not kernel.coverage_audit:
         return Fit(state, None, key_left)
-    found = _audit(kernel, state, key_audit, args, kwargs)
+    found = _audit(kernel, state, key_audit, args, kwargs, progress_bar)
     if len(found.missing) and not bool(state.base.annealed) and not jnp.any(influence(state.base.whitening) > 0):
         regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
         base = extend(kernel.target(args, kwargs), key_extend, state.base, regions)
         again = state._replace(base=base, train=kernel.init_training(key_train, base, num_warmup, args, kwargs))
         again = _train(kernel, again, num_warmup, args, kwargs, progress_bar)
-        found_again = _audit(kernel, again, key_again, args, kwargs)
-        if found_again.share < 0.5 * found.share:
+        found_again = _audit(kernel, again, key_again, args, kwargs, progress_bar)
+        if found_again.share < 0.5 * found.share and not len(found_again.doubtful):
             state, found = again, found_again
     return Fit(state, found, key_left)
 
@@ -81,9 +81,15 @@ def _warm(
     return state._replace(train=kernel.resume_training(state.train, before.train, problem))
 
 
-def _audit(kernel: OneStep, state: Any, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Audit:
+def _audit(
+    kernel: OneStep, state: Any, rng_key: Array, args: tuple, kwargs: dict[str, Any], progress_bar: bool
+) -> Audit:
+    """The audit, its time shown beside that of the training."""
     log_z = [float(value) for value in np.ravel(state.train.best_log_z)]
-    return audit(kernel, kernel.flows(state, args, kwargs), log_z, rng_key, args, kwargs)
+    with tqdm(total=1, desc="coverage audit", disable=not progress_bar) as bar:
+        found = audit(kernel, kernel.flows(state, args, kwargs), log_z, rng_key, args, kwargs)
+        bar.update()
+    return found
 
 
 def _train(

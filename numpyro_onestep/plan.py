@@ -27,7 +27,7 @@ def finer_budgets(num_steps: int, budgets: Sequence[int], consistency: tuple[flo
     finer = tuple(sorted({num_steps, *budgets} - {1}))
     if any(consistency) and not finer:
         raise ValueError(
-            "`state_consistency` and `volume_consistency` compare a budget with a finer one: name some in `budgets`, "
+            "`state_consistency` and `volume_consistency` act where finer budgets are refined: name some in `budgets`, "
             "such as budgets=(2, 4)."
         )
     return finer
@@ -53,8 +53,8 @@ def plan(
         steps_per_iteration: optimiser steps of one iteration; by default 10 up to 16 dimensions, 7 up to 40, and 280/D
             above, not less than 3.
         learning_rate: peak learning rate of the one-step map.
-        consistency: weights of state and volume consistency, added to the refinement of every finer budget; the
-            one-step map alone would only be held to its own average by it.
+        consistency: weights of state and volume consistency, added to the refinement of every finer budget, which they
+            hold to the map as it was; the one-step map alone would only be held to its own average.
     """
     small = dim <= _SMALL_DIM
     batch = batch_size or (128 if small else 64)
@@ -64,7 +64,7 @@ def plan(
     def stage(num_steps: int, share: float, rate: float) -> Stage:
         losses: tuple[Loss, ...] = (PathGradient(num_steps, batch),)
         if any(consistency) and num_steps > 1:
-            losses += (Consistency(*consistency, levels=tuple(range(1, num_steps.bit_length()))),)
+            losses += (Consistency(*consistency, levels=(num_steps.bit_length() - 1,)),)
         each = math.ceil(steps * longer) if num_steps == 1 else max(1, round(steps * longer / num_steps))
         return Stage(losses, num_steps, each, rate, share)
 

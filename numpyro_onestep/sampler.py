@@ -311,8 +311,12 @@ class OneStepSampler(MCMC):
         many = shape[0] * shape[1] * (2 if correction == "resample" else 1)
         proposals = pool(flows, key_propose, many, num_steps)
 
-        num_before = np.ravel(state.i)[0]
-        points, fields = collect(key_correct, proposals, correction, shape, num_steps, num_before)
+        num_before, mean_before = np.ravel(state.i)[0], np.ravel(state.mean_accept_prob)
+        num_counted = num_before - np.ravel(state.train.num_iterations)[0]  # type: ignore[union-attr]
+        if len(mean_before) != shape[0]:
+            mean_before = np.full(shape[0], np.mean(mean_before))
+        before = num_before, num_counted, jnp.asarray(mean_before)
+        points, fields = collect(key_correct, proposals, correction, shape, num_steps, *before)
         kept = np.arange(self.num_samples % self.thinning + self.thinning - 1, self.num_samples, self.thinning)
         flat = points[:, kept].reshape(-1, points.shape[-1])
 

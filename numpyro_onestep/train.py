@@ -99,7 +99,8 @@ class TrainState(NamedTuple):
 
 
 _NUM_EVALUATIONS = 20
-_MAX_DONE = 0.9  # share of the schedule that a warm start skips at most
+_SEEN = ("elbo", "ess_fraction", "fold_fraction")  # of the last evaluation
+_MAX_DONE = 0.9  # share of the first stage that a warm start skips at most
 _CHUNK = 512  # held-out draws weighed at once
 _DEPTH = 10.0  # nats below the mean weight at which a held-out weight no longer counts for less
 _optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.scale_by_adam())
@@ -173,7 +174,9 @@ def resume(state: TrainState, network: StepNetwork, problem: Problem, config: Tr
     helps = warm.best_elbo > state.best_elbo
     share = jnp.where(helps, jnp.minimum(warm.ess_fraction**2, _MAX_DONE), 0.0)
     start = jax.tree.map(lambda new, old: jnp.where(helps, new, old), network, state.network)
+    seen = {name: jnp.where(helps, getattr(warm, name), getattr(state, name)) for name in _SEEN}
     return warm._replace(
+        **seen,
         network=start,
         average=start,
         iteration=jnp.floor(share * last).astype(state.iteration.dtype),

@@ -20,6 +20,17 @@ def test_eight_schools_smoke(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_tables_keep_the_lines_that_were_not_measured_anew(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
+    from report import table
+
+    header = ["problem", "seed", "ESS"]
+    first = table(header, [["funnel", "0", "99"], ["funnel", "1", "98"], ["wells", "0", "95"]], "", 2)
+    assert first.count("\n") == 5
+    again = table(header, [["funnel", "1", "97"], ["ring", "0", "90"]], f"## Title\n\n{first}\nMeasured", 2)
+    assert again == first.replace("98", "97") + "| ring | 0 | 90 |\n"
+
+
 @pytest.mark.slow
 def test_radiata_pine():
     result = subprocess.run([sys.executable, EXAMPLES / "radiata_pine.py"], capture_output=True, text=True, check=True)

@@ -37,14 +37,20 @@ def iterations(sampler):
 
 def test_a_warm_start_goes_on_from_the_network_and_is_as_right(trained, monkeypatch):
     assert iterations(trained) == 200
-    before, resume, networks = trained.last_state.train.best, replicates.resume, []
-    monkeypatch.setattr(
-        replicates, "resume", lambda s, network, *rest: networks.append(network) or resume(s, network, *rest)
-    )
+    before, resume, networks, starts = trained.last_state.train.best, replicates.resume, [], []
+
+    def recorded(state, network, *rest):
+        resumed = resume(state, network, *rest)
+        networks.append(network)
+        starts.append(int(resumed.iteration))
+        return resumed
+
+    monkeypatch.setattr(replicates, "resume", recorded)
     new = np.array([2, 0])
     trained.run(random.key(1), new, warm_start=True)
     assert len(networks) == 1
     assert networks[0] is before
+    assert starts[0] > 0  # the earlier network is used
     assert iterations(trained) == 200
     e = trained.evidence
     assert e.ess > 0.95 * e.num_proposals
@@ -58,7 +64,7 @@ def test_a_warm_start_where_the_flow_fits_already_trains_no_more():
     sampler.run(random.key(2), FEATURES, TARGETS)
     sampler.run(random.key(3), FEATURES, TARGETS + 1, warm_start=True)
     assert bool(sampler.last_state.train.done)
-    assert iterations(sampler) == 0
+    assert iterations(sampler) == 0  # the base alone fits
     assert abs(sampler.evidence.log_z - regression_log_z(FEATURES, TARGETS + 1)) < 1e-3
 
 

@@ -6,7 +6,7 @@ from jax import random
 from jax.flatten_util import ravel_pytree
 
 from numpyro_onestep import base as base_
-from numpyro_onestep import train
+from numpyro_onestep import coverage, flow, train
 from numpyro_onestep.losses import PathGradient, Problem
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.target import safe_log_density
@@ -165,11 +165,20 @@ def test_a_warm_start_skips_what_the_earlier_flow_is_worth(start):
     def resume(network, bend):
         return train.resume(start, network, banana(bend), config())
 
+    @jax.jit
+    def fits(network):
+        blocks = flow.blocks_of(network, 1)
+        law = safe_log_density(lambda z: LOG_Z + coverage.log_prob(BASE, blocks, z))
+        return train.resume(start, network, Problem(BASE, law), config())
+
     earlier = advance(start, NUM_ITERATIONS).best
     same = resume(earlier, 0.8)
     assert same.ess_fraction > 0.5
     assert int(same.iteration) == int(np.floor(NUM_ITERATIONS * min(float(same.ess_fraction) ** 2, 0.9)))
     assert np.array_equal(flat(same.network), flat(earlier))
+    assert not bool(same.done)
+    # the target that is this very flow's law leaves nothing to do
+    assert bool(fits(earlier).done)
     # bent the other way, the earlier flow is worse than the base
     other = resume(earlier, -0.8)
     assert int(other.iteration) == 0

@@ -121,11 +121,15 @@ def test_draws_of_a_stock_run_from_this_ones_state_are_corrected():
     sampler.warmup(random.key(0), init_params=jnp.zeros((2, 3)))
     later = OneStepSampler(sampler.sampler, **{**COUNTS, "num_warmup": 0, "num_chains": 2})
     later.post_warmup_state = sampler.last_state
-    later.run(random.key(1))
+    later.run(random.key(1), extra_fields=("accept_prob",))
+    first = later.get_extra_fields(group_by_chain=True)["accept_prob"]
     assert later.last_state.i.tolist() == [1 + 50, 1 + 50]
     later.post_warmup_state = later.last_state
-    later.run(random.key(3), extra_fields=("i",))
-    assert later.get_extra_fields()["i"].tolist() == 2 * list(range(1 + 50 + 1, 1 + 50 + 50 + 1))
+    later.run(random.key(3), extra_fields=("accept_prob", "mean_accept_prob", "i"))
+    fields = later.get_extra_fields(group_by_chain=True)
+    assert fields["i"].tolist() == 2 * [list(range(1 + 50 + 1, 1 + 50 + 50 + 1))]
+    both = np.concatenate([first, fields["accept_prob"]], axis=1)
+    np.testing.assert_allclose(fields["mean_accept_prob"][:, -1], both.mean(1), rtol=1e-5)
     mcmc = MCMC(sampler.sampler, **{**COUNTS, "num_warmup": 0}, num_chains=2, chain_method="vectorized")
     mcmc.post_warmup_state = sampler.last_state
     mcmc.run(random.key(2), extra_fields=("accept_prob",))
