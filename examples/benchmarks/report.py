@@ -146,6 +146,7 @@ def ablation(title: str, rows: list[dict[str, Any]], old: str) -> str:
     if len({r["iterations"] for r in rows}) > 1:
         raise SystemExit("rows of an ablation must be of the same number of iterations")
     header = ["variant", *[f"{p}: {what}" for p in problems for what in ("ESS, %", "ELBO − truth", "k̂", "folds ×1.5")]]
+    seeds = sorted({r["seed"] for r in rows})
     cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for r in rows:
         label = r["about"] + (f", at {r['nfe']}" if r["budgets"] else "")
@@ -154,14 +155,15 @@ def ablation(title: str, rows: list[dict[str, Any]], old: str) -> str:
     for about, by_problem in cells.items():
         line = [about]
         for problem in problems:
-            seeds = sorted(by_problem.get(problem, []), key=lambda r: r["seed"])
+            by_seed = {r["seed"]: r for r in by_problem.get(problem, [])}
             for field, digits, scale in (
                 ("ess", 1, 100),
                 ("elbo_gap", 3, 1),
                 ("pareto_k", 2, 1),
                 ("folds_inflated", 4, 1),
             ):
-                line.append(" / ".join(number(scale * r[field], digits) for r in seeds) or "–")
+                each = (number(scale * by_seed[s][field], digits) if s in by_seed else "–" for s in seeds)
+                line.append(" / ".join(each) if by_seed else "–")
         lines.append(line)
     return section(title, ABLATED, [table(header, lines, old)], rows, old)
 
