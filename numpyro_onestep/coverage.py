@@ -87,10 +87,10 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
     """
     key_search, key_fit, key_measure, key_temper = random.split(rng_key, 4)
     log_z = float(log_z) if np.isfinite(log_z) else -1e6
-    tempered, of_base, center = map(np.asarray, _draws(target, key_temper, base))
-    log_ratios = np.asarray(_values_and_gaps(target, base, blocks, jnp.asarray(tempered))[1])
-    log_ratios = np.where(np.isnan(tempered).any(axis=1), np.nan, log_ratios)
-    scales = _scales(of_base, init_scale)
+    tempered, of_base, center = _particles(target, key_temper, base)
+    log_ratios = np.asarray(_values_and_gaps(target, base, blocks, tempered)[1])
+    log_ratios = np.where(np.isnan(np.asarray(tempered)).any(axis=1), np.nan, log_ratios)
+    scales = _scales(np.asarray(of_base), init_scale)
     points, log_density = _search(target, key_search, center, scales)
     uncovered = np.asarray(_values_and_gaps(target, base, blocks, points)[1]) - log_z > _UNCOVERED
     log_density = jnp.asarray(np.where(uncovered, log_density, -np.inf))
@@ -107,7 +107,7 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
 
 
 @jit_once
-def _draws(target: Target, rng_key: Array, base: Base) -> tuple[Array, Array, Array]:
+def _particles(target: Target, rng_key: Array, base: Base) -> tuple[Array, Array, Array]:
     """Draws of the target by tempered particles, nan if they did not reach it; draws of the base, and its center.
 
     All unconstrained.
@@ -130,12 +130,11 @@ def _scales(of_base: np.ndarray, init_scale: float) -> np.ndarray:
     return np.maximum(init_scale, (high - low) / 2).astype(of_base.dtype)
 
 
-def _search(target: Target, rng_key: Array, center: np.ndarray, scales: np.ndarray) -> tuple[Array, Array]:
+def _search(target: Target, rng_key: Array, center: Array, scales: np.ndarray) -> tuple[Array, Array]:
     """Points of high density and their log densities, from starts of all spreads around the base."""
-    wide = np.repeat(_SPREADS, _CHUNK // len(_SPREADS)).astype(scales.dtype)[:, None] * scales
-    narrow = np.broadcast_to(0.1 * scales, wide.shape)
-    ends, _ = modes.climb(target, modes.disperse(rng_key, jnp.asarray(center), jnp.asarray(wide)), jnp.asarray(wide))
-    return modes.climb(target, ends, jnp.asarray(narrow))
+    spreads = jnp.asarray(np.repeat(_SPREADS, _CHUNK // len(_SPREADS)).astype(scales.dtype)[:, None] * scales)
+    ends, _ = modes.climb(target, modes.disperse(rng_key, center, spreads), spreads)
+    return modes.climb(target, ends, jnp.asarray(np.broadcast_to(0.1 * scales, spreads.shape)))
 
 
 @jit_once

@@ -52,11 +52,15 @@ def test_gallery_smoke(tmp_path):
     assert np.all(np.isfinite([row["log_z"], row["mean_error_sd"], row["sd_error_percent"]]))
 
 
+def verdicts_of(script, folder):
+    rows = folder / "rows.jsonl"
+    subprocess.run([sys.executable, EXAMPLES / script, "--json", rows], check=True)
+    return [json.loads(line)["verdict"] for line in rows.read_text().splitlines()]
+
+
 @pytest.mark.slow
 def test_gallery(tmp_path):
-    rows = tmp_path / "rows.jsonl"
-    subprocess.run([sys.executable, EXAMPLES / "gallery" / "run.py", "--json", rows], check=True)
-    verdicts = [json.loads(line)["verdict"] for line in rows.read_text().splitlines()]
+    verdicts = verdicts_of("gallery/run.py", tmp_path)
     assert len(verdicts) == 12
     assert verdicts.count("agrees") >= 10
     assert "WRONG" not in verdicts
@@ -65,9 +69,7 @@ def test_gallery(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif("ONESTEP_DATA" not in os.environ, reason="the reference draws are not part of the project")
 def test_posteriordb(tmp_path):
-    rows = tmp_path / "rows.jsonl"
-    subprocess.run([sys.executable, EXAMPLES / "benchmarks" / "posteriordb.py", "--json", rows], check=True)
-    verdicts = [json.loads(line)["verdict"] for line in rows.read_text().splitlines()]
+    verdicts = verdicts_of("benchmarks/posteriordb.py", tmp_path)
     assert len(verdicts) == 12
     assert verdicts.count("agrees") >= 11
     assert "WRONG" not in verdicts

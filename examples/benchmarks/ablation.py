@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import rows as rows_
 from jax import Array, random
+from problems import ABLATED
 from run import measure
 
 from numpyro_onestep import OneStep, base, base_search, block, flow
@@ -32,7 +33,6 @@ from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.network import StepNetwork
 from numpyro_onestep.train import TrainConfig
 
-PROBLEMS = ("funnel", "double_wells_32", "ionosphere")
 SHOWN = ("ess", "log_z_error", "std_error", "elbo_gap", "pareto_k", "folds", "folds_inflated", "seconds")
 
 
@@ -213,7 +213,7 @@ def rows_of(name: str, key: str, seed: int, num_warmup: int) -> list[dict[str, A
 def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("problems", nargs="*", default=PROBLEMS)
+    parser.add_argument("problems", nargs="*", default=ABLATED)
     parser.add_argument("--variants", nargs="*", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--iterations", type=int, default=1000, help="of warmup")

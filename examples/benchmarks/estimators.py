@@ -185,9 +185,9 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, default=DOCS / "figures" / "estimators.png")
     options = parser.parse_args()
     problem = banana()
-    if options.recipes and options.json:
-        parser.error("--json is for the estimators, not for --recipes")
     if options.recipes:
+        if options.json:
+            parser.error("--json is for the estimators, not for --recipes")
         compare_recipes(problem, options.iterations)
         return
     network = train(problem, random.key(options.seed), options.iterations, Recipe())

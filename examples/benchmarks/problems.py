@@ -16,7 +16,9 @@ from jax import random
 from jax.scipy.special import logsumexp
 from scipy.stats import nbinom
 
-__all__ = ["PROBLEMS", "Problem"]
+__all__ = ["ABLATED", "PROBLEMS", "Problem"]
+
+ABLATED = ("funnel", "double_wells_32", "ionosphere")  # on which `ablation.py` compares
 
 
 @dataclass(frozen=True)
