@@ -100,7 +100,7 @@ class TrainState(NamedTuple):
 
 _NUM_EVALUATIONS = 20
 _SEEN = ("elbo", "ess_fraction", "fold_fraction")  # of the last evaluation
-_MAX_DONE = 0.9  # share of the first stage that a warm start skips at most
+_MAX_DONE = 0.95  # share of the first stage that a warm start skips at most
 _CHUNK = 512  # held-out draws weighed at once
 _DEPTH = 10.0  # nats below the mean weight at which a held-out weight no longer counts for less
 _optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.scale_by_adam())
@@ -167,7 +167,7 @@ def resume(state: TrainState, network: StepNetwork, problem: Problem, config: Tr
     """Go on with a `network` trained on another target, from an untrained `state`, as if the schedule had come so far.
 
     Of the first stage as large a share is taken as done as the square of the network's effective share of draws, up to
-    nine tenths. Where the base alone fits better, training starts from nothing; where the network fits, it is done.
+    95 %. Where the base alone fits better, training starts from nothing; where the network fits, it is done.
     """
     _, last = config.bounds(0, state.num_iterations)
     warm = _evaluate(state._replace(average=network), problem, config, config.stages[0], True)

@@ -75,6 +75,17 @@ def test_posteriordb(tmp_path):
     assert "WRONG" not in verdicts
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["logistic", "hierarchical", "counts"])
+def test_a_warm_start_needs_a_third_of_the_iterations(name, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
+    from warm_start import measure
+
+    row = next(measure(name, 0))  # one row of the data is new
+    assert row["from_nothing"] >= 3 * row["warm"]
+    assert row["ess"] > 97
+
+
 ABLATED = {  # problem → variants that must differ from one another there
     "funnel": "default ordinary_gradient no_stretch affine no_whitening no_bumps no_tanh no_ridges free_signs barrier",
     "double_wells_32": "default no_annealing",

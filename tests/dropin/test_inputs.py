@@ -49,6 +49,15 @@ def test_potential_function_and_model_exclude_each_other(kernel):
             kernel(**arguments)
 
 
+@pytest.mark.parametrize(
+    "option", ["step_size", "adapt_mass_matrix", "dense_mass", "target_accept_prob", "max_tree_depth"]
+)
+def test_options_of_a_trajectory_are_refused_by_name(option):
+    NUTS(regression, **{option: 0.5})
+    with pytest.raises(TypeError, match=option):
+        OneStep(regression, **{option: 0.5})
+
+
 @both
 def test_potential_function_needs_init_params(kernel):
     with pytest.raises(ValueError, match="init_params"):

@@ -28,8 +28,9 @@ from numpyro.infer.reparam import (
     ProjectedNormalReparam,
     TransformReparam,
 )
+from scipy.stats import multivariate_normal
 
-from numpyro_onestep import OneStepSampler, evidence
+from numpyro_onestep import OneStep, OneStepSampler, evidence
 
 CELLS = np.array([[1.0, -2.0], [0.5, 3.0]])
 
@@ -195,6 +196,25 @@ def test_part(runs, kernel, model, part):
     draws = samples[site]
     mean, variance = (np.broadcast_to(value, draws.shape[2:]) for value in (mean, variance))
     check_moments(draws, mean, variance)
+
+
+@pytest.mark.slow
+def test_a_module_of_hundreds_of_weights():
+    def model(x, y):
+        net = random_nnx_module("net", nnx.Linear(400, 1, use_bias=False, rngs=nnx.Rngs(0)), dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(net(x)[..., 0], 0.5), obs=y)
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 400)) / 20
+    y = x @ rng.normal(size=400) + 0.5 * rng.normal(size=100)
+    sampler = OneStepSampler(OneStep(model), num_samples=500, progress_bar=False)
+    sampler.run(random.key(0), x, y)
+    precision = np.eye(400) + 4 * x.T @ x
+    weights = sampler.get_samples(group_by_chain=True)["net/kernel"][..., 0]
+    check_moments(weights, np.linalg.solve(precision, 4 * x.T @ y), np.diag(np.linalg.inv(precision)))
+    log_z = multivariate_normal(np.zeros(100), x @ x.T + 0.25 * np.eye(100)).logpdf(y)
+    assert abs(sampler.evidence.log_z - log_z) < max(0.05, 3 * sampler.evidence.std_error)
+    assert sampler.evidence.reliable
 
 
 FFT = pytest.mark.xfail(

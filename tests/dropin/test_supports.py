@@ -42,6 +42,7 @@ VECTORS = {
     "positive_ordered_vector": normal(2, transforms.OrderedTransform(), transforms.ExpTransform()),
     "l1_ball": normal(2, transforms.L1BallTransform()),
     "zero_sum": dist.ZeroSumNormal(1.0, (3,)),
+    "cat": normal(3, transforms.CatTransform([transforms.ExpTransform(), transforms.IdentityTransform()], -1, (1, 2))),
 }
 MATRICES = {
     "real_matrix": dist.MatrixNormal(jnp.ones((2, 1)), jnp.eye(2), jnp.eye(1)),
