@@ -92,6 +92,7 @@ def test_other_corrections(correction):
     assert abs(rate.mean() - 2.5) < 0.25
 
 
+@pytest.mark.slow
 def test_parallel_chains_on_two_devices():
     # the number of CPU devices is fixed when a process starts
     script = """
