@@ -40,7 +40,7 @@ reference draws the ten chains' own standard deviations of one of them run from 
 standard deviations is partly luck."""
 DEFAULT = """Default settings, the audit included. The rows of seed 0 and 32 bits had both cores to themselves, but for
 those of the Brownian motion, German credit, ionosphere and sonar; they and all others had one of two busy ones; a time
-is missing where the process was held up."""
+is missing where the process was held up. Such times are of that day's machine: the 32-d double wells once took 59 s."""
 REFINED = "From one training with `budgets=(2, 4, 8)`, without the audit, evaluations a draw in the columns."
 CURVE = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8 --curve`), evaluations a
 draw in the columns. From 16 on it is the one-step map without corrections, in smaller and smaller steps."""
