@@ -49,7 +49,7 @@ def unpooled(error: np.ndarray, effect: np.ndarray) -> None:
 
 
 def run_onestep(
-    model: Callable, seed: int, num_warmup: int, num_samples: int, audit: bool
+    model: Callable, seed: int, num_warmup: int, num_samples: int, audit: bool = True
 ) -> tuple[OneStepSampler, float]:
     """Train and draw with default settings; seconds include the base fit and compilation."""
     kernel = OneStep(model, coverage_audit=audit)
@@ -101,9 +101,8 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=Path("eight_schools.png"))
     options = parser.parse_args()
     num_warmup, num_samples = (10, 100) if options.smoke else (1000, 1000)
-    audit = not options.smoke  # compiling it would be most of the seconds
 
-    sampler, seconds = run_onestep(hierarchical, 0, num_warmup, num_samples, audit)
+    sampler, seconds = run_onestep(hierarchical, 0, num_warmup, num_samples)
     nuts, nuts_seconds = run_nuts(num_warmup, num_samples)
     print("NUTS, target_accept_prob=0.95")
     nuts.print_summary()
@@ -129,6 +128,7 @@ def main() -> None:
     print(f"NUTS {nuts_seconds:.0f} s, {int(nuts.get_extra_fields()['diverging'].sum())} divergences")
 
     others = {"pooled": pooled, "no pooling": unpooled}
+    audit = not options.smoke  # compiling it would be most of the seconds
     rivals = {name: run_onestep(model, 4, num_warmup, num_samples, audit)[0] for name, model in others.items()}
     table = compare({"hierarchical": sampler, **rivals})
     print()
