@@ -1,4 +1,4 @@
-"""The n-step map: value, exact log-determinant, score, inverse and fold check."""
+"""The n-step map: value, exact log-determinant (nan at a fold), score and inverse."""
 
 import jax
 import jax.numpy as jnp

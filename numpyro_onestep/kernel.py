@@ -60,7 +60,8 @@ class OneStep(MCMCKernel):
         steps_per_iteration: optimiser steps of one warmup iteration, half as many again where training anneals from a
             broad base; by default 10 up to 16 dimensions, 7 up to 40, and 280/D above, not less than 3.
         learning_rate: peak learning rate; above 4 dimensions 2/√D of it where training anneals from a broad base.
-        state_consistency: weight of self-distillation, one step against two half steps, where `budgets` are refined.
+        state_consistency: weight of self-distillation, one step against two half steps, for `budgets` of which the
+            double is another one.
         volume_consistency: weight of the same for the log-determinants.
         coverage_audit: look for mass that the flow does not reach, and bound log Z from above; `OneStepSampler` trains
             once more where mass is missing.

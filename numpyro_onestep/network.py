@@ -27,7 +27,7 @@ def _inverse_softplus(y: float) -> float:
 
 
 class StepNetwork(nnx.Module):
-    """A step x' = x + d·v(x, t, d), as a composition of `num_blocks` injective blocks.
+    """A step of length d at time t, as a composition of `num_blocks` injective blocks.
 
     The one-step map (t = d = 1) has its own full set of parameters. Its blocks act one after the other, each in its own
     share of the time from 1 to 0. In a shorter step the blocks whose time has come act as in the one-step map and the

@@ -40,16 +40,16 @@ class _OnPaths:
     noise: str = "cosine"
 
     def __post_init__(self) -> None:
-        if self.num_steps < 2 or self.num_steps & (self.num_steps - 1):
-            raise ValueError(f"`num_steps` must be a power of two from 2 on, not {self.num_steps}.")
+        if self.num_steps < 1 or self.num_steps & (self.num_steps - 1):
+            raise ValueError(f"`num_steps` must be a power of two, not {self.num_steps}.")
 
     @property
     def beta(self) -> Callable[[Array], Array]:
         """The noise schedule."""
         return NOISE[self.noise]
 
-    def paths(self, network: ControlNetwork, problem: Problem, rng_key: Array) -> sde.Path:
-        """Simulated paths, states (batch, T + 1, D)."""
+    def paths(self, network: ControlNetwork, problem: Problem, rng_key: Array) -> Array:
+        """The states of simulated paths, shape (batch, T + 1, D)."""
         key_base, key_noise = random.split(rng_key)
         x0 = base_.sample(problem.base, key_base, self.batch_size)
         control = control_of(network, problem)
@@ -57,10 +57,10 @@ class _OnPaths:
         run = lambda key, x: sde.simulate(problem.base, control, self.beta, key, x, self.num_steps)  # noqa: E731
         return jax.vmap(run)(keys, x0)
 
-    def log_weights(self, network: ControlNetwork, problem: Problem, paths: sde.Path) -> Array:
-        """Log weights of the paths, shape (batch,)."""
+    def log_weights(self, network: ControlNetwork, problem: Problem, paths: Array) -> Array:
+        """Log weights of paths, shape (batch,)."""
         control = control_of(network, problem)
-        weigh = lambda path: sde.path_log_weight(problem.base, problem.target, control, self.beta, path)  # noqa: E731
+        weigh = lambda states: sde.path_log_weight(problem.base, problem.target, control, self.beta, states)  # noqa: E731
         return jax.vmap(weigh)(paths)
 
 
@@ -103,12 +103,18 @@ class PathConsistency(_OnPaths):
         state_weight: weight of the squared distance of the states.
         volume_weight: weight of the squared difference of the log-determinants; 0 skips their computation.
         num_probes: 0 for exact determinants. Otherwise, for many dimensions, the squared difference is the product of
-            two independent unbiased estimates of it with so many probes each: unbiased itself, it may be negative.
+            two independent estimates of it with so many probes each: as unbiased as `log_det.estimate`, it may be
+            negative.
     """
 
     state_weight: float = 1.0
     volume_weight: float = 0.0
     num_probes: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_steps == 1:
+            raise ValueError("`num_steps` must be 2 or more: with 1 there are no half steps to compare with.")
 
     def __call__(
         self, network: ControlNetwork, teacher: ControlNetwork, problem: Problem, rng_key: Array, annealing: Array
@@ -116,7 +122,7 @@ class PathConsistency(_OnPaths):
         """The weighted sum of both losses."""
         key_path, key_level, key_time = random.split(rng_key, 3)
         key_probe = random.fold_in(key_time, 1)
-        states = lax.stop_gradient(self.paths(network, problem, key_path).states)
+        states = lax.stop_gradient(self.paths(network, problem, key_path))
         stride = 2 ** random.randint(key_level, (), 1, self.num_steps.bit_length())
         index = stride * random.randint(key_time, (), 0, self.num_steps // stride)
         x = jnp.take(states, index, axis=1)

@@ -21,14 +21,14 @@ def default_width(dim: int) -> int:
 
 
 def finer_budgets(num_steps: int, budgets: Sequence[int], consistency: tuple[float, float]) -> tuple[int, ...]:
-    """The budgets above one step to refine, in rising order; ValueError where one is impossible, or none to compare."""
+    """The budgets above one step to refine, the finest first; ValueError where impossible, or none to compare."""
     for budget in (num_steps, *budgets):
         check_num_steps(budget)
-    finer = tuple(sorted({num_steps, *budgets} - {1}))
-    if any(consistency) and not finer:
+    finer = tuple(sorted({num_steps, *budgets} - {1}, reverse=True))
+    if any(consistency) and not any(2 * budget in finer for budget in finer):
         raise ValueError(
-            "`state_consistency` and `volume_consistency` act where finer budgets are refined: name some in `budgets`, "
-            "such as budgets=(2, 4)."
+            "`state_consistency` and `volume_consistency` hold a budget to twice as many steps, refined before it: "
+            "name two such `budgets`, for example budgets=(2, 4)."
         )
     return finer
 
@@ -42,19 +42,20 @@ def plan(
     learning_rate: float,
     consistency: tuple[float, float],
 ) -> TrainConfig:
-    """First the one-step map, then the corrections of each finer budget, coarse before fine.
+    """First the one-step map, then the corrections of each finer budget, the finest first.
 
     The one-step map takes as many optimiser steps with finer budgets as without: its iterations are longer then.
+    Consistency distils from fine to coarse: a budget is held to twice as many steps where those are refined before it.
+    Elsewhere two half steps are the map as it was, and would only hold the budget back.
 
     Args:
         dim: dimension D.
-        budgets: the finer budgets to refine, in rising order.
+        budgets: the finer budgets to refine, the finest first.
         batch_size: base draws per optimiser step; by default 128 up to 16 dimensions and 64 above.
         steps_per_iteration: optimiser steps of one iteration; by default 10 up to 16 dimensions, 7 up to 40, and 280/D
             above, not less than 3.
         learning_rate: peak learning rate of the one-step map.
-        consistency: weights of state and volume consistency, added to the refinement of every finer budget, which they
-            hold to the map as it was; the one-step map alone would only be held to its own average.
+        consistency: weights of state and volume consistency.
     """
     small = dim <= _SMALL_DIM
     batch = batch_size or (128 if small else 64)
@@ -63,7 +64,7 @@ def plan(
 
     def stage(num_steps: int, share: float, rate: float) -> Stage:
         losses: tuple[Loss, ...] = (PathGradient(num_steps, batch),)
-        if any(consistency) and num_steps > 1:
+        if any(consistency) and 2 * num_steps in budgets and num_steps > 1:
             losses += (Consistency(*consistency, levels=(num_steps.bit_length() - 1,)),)
         each = math.ceil(steps * longer) if num_steps == 1 else max(1, round(steps * longer / num_steps))
         return Stage(losses, num_steps, each, rate, share)

@@ -10,7 +10,6 @@ is x' = x + d ½√β u (arXiv 2512.05251).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +19,9 @@ from numpyro_onestep import base as base_
 from numpyro_onestep.base import Base
 from numpyro_onestep.target import LogDensity
 
-__all__ = ["Control", "Path", "annealed_score", "flow_step", "path_log_weight", "simulate"]
+__all__ = ["Control", "annealed_score", "flow_step", "path_log_weight", "simulate"]
 
 Control = Callable[[Array, Array, Array], Array]  # u(x, t, d) of one point
-
-
-class Path(NamedTuple):
-    """States from the base to the end, shape (T + 1, D), of one simulated path."""
-
-    states: Array
 
 
 def annealed_score(base: Base, target: LogDensity, x: Array, t: Array) -> Array:
@@ -50,8 +43,8 @@ def _mean(base: Base, control: Control | None, beta: Callable[[Array], Array], x
 
 def simulate(
     base: Base, control: Control, beta: Callable[[Array], Array], rng_key: Array, x0: Array, num_steps: int
-) -> Path:
-    """One path of `num_steps` steps from the base point `x0`, differentiable in the control."""
+) -> Array:
+    """The states of one path, shape (num_steps + 1, D), from the base point `x0` on; differentiable in the control."""
     d = jnp.asarray(1.0 / num_steps)
 
     def body(x: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -61,18 +54,17 @@ def simulate(
 
     times = 1 - d * jnp.arange(num_steps)
     _, states = lax.scan(body, x0, (times, random.normal(rng_key, (num_steps, *x0.shape), x0.dtype)))
-    return Path(jnp.concatenate([x0[None], states]))
+    return jnp.concatenate([x0[None], states])
 
 
 def path_log_weight(
-    base: Base, target: LogDensity, control: Control, beta: Callable[[Array], Array], path: Path
+    base: Base, target: LogDensity, control: Control, beta: Callable[[Array], Array], states: Array
 ) -> Array:
-    """Log weight of a path, with mean weight Z for every control and every number of steps.
+    """Log weight of a path of T + 1 `states`, with mean weight Z for every control and every number of steps.
 
     log γ(x_T) − log p0(x_0) + Σ log of backward over forward Gaussian kernel; its mean over simulated paths is the
     ELBO of the discrete kernels, which falls apart at few steps however good the control.
     """
-    states = path.states
     num_steps = len(states) - 1
     d = jnp.asarray(1.0 / num_steps)
 

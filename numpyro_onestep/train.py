@@ -71,7 +71,7 @@ class TrainState(NamedTuple):
         average: exponential moving average of it, the teacher and the candidate for `best`.
         best: the average with the highest held-out DF-ELBO so far, less its standard error; the identity (the base
             itself) before training.
-        best_elbo: that DF-ELBO less its standard error, nats.
+        best_elbo: that DF-ELBO less its standard error, nats, no weight taken for less than e^-10 of the mean.
         best_log_z: log of the mean weight in the same evaluation.
         optimizer_state: of Adam.
         iteration: iterations done.

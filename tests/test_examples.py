@@ -89,7 +89,7 @@ def test_a_warm_start_needs_a_third_of_the_iterations(name, monkeypatch):
 ABLATED = {  # problem → variants that must differ from one another there
     "funnel": "default ordinary_gradient no_stretch affine no_whitening no_bumps no_tanh no_ridges free_signs barrier",
     "double_wells_32": "default no_annealing",
-    "breast_cancer": "default dense_scales two_steps volume",
+    "breast_cancer": "default no_cap dense_scales one_state one_volume refined state volume distilled one_wave",
 }
 
 
@@ -99,10 +99,27 @@ def test_what_an_ablation_replaces_is_what_runs(problem, tmp_path):
     # the compiled programs of the variant before it must not stand in for it
     variants, rows = ABLATED[problem].split(), tmp_path / "rows.jsonl"
     command = [sys.executable, EXAMPLES / "benchmarks" / "ablation.py", problem, "--variants", *variants]
-    subprocess.run([*command, "--iterations", "3", "--json", rows], check=True)
-    gaps = {row["variant"]: row["elbo_gap"] for row in map(json.loads, rows.read_text().splitlines())}
+    subprocess.run([*command, "--iterations", "20", "--json", rows], check=True)
+    gaps = {}
+    for row in map(json.loads, rows.read_text().splitlines()):
+        gaps.setdefault(row["variant"], []).append(row["elbo_gap"])
     assert list(gaps) == variants
-    assert len(set(gaps.values())) == len(variants)
+    assert len(set(map(tuple, gaps.values()))) == len(variants)
+
+
+@pytest.mark.slow
+def test_estimators_smoke(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    command = [sys.executable, EXAMPLES / "benchmarks" / "estimators.py", "--iterations", "2"]
+    figure = tmp_path / "figure.png"
+    subprocess.run([*command, "banana", "funnel", "--json", rows, "--figure", figure], check=True)
+    written = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [row["estimators"] for row in written] == ["banana"] * 7 + ["funnel"] * 7
+    assert all(np.isfinite(row["exact_elbo"]) for row in written)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    recipes = subprocess.run([*command, "--recipes"], check=True, capture_output=True, text=True).stdout
+    assert recipes.count("\n") == 2 + 2 * 9
+    assert "nan" not in recipes
 
 
 # name → smallest share of effective draws, largest error of log Z, seconds of training on two CPU cores
@@ -119,13 +136,25 @@ REQUIRED = {
     "mixture_40": (0.97, 0.02, 60),
     "seeds": (0.80, 0.05, 90),
     "breast_cancer_wide": (0.80, 0.05, 90),
+    "brownian": (0.60, 0.05, 90),
+    "german_credit": (0.97, 0.05, 90),
+    "ionosphere": (0.93, 0.05, 90),
+    "sonar": (0.88, 0.05, 90),
 }
+NEED_DATA = {"german_credit", "ionosphere", "sonar"}
+FLAGGED = {"brownian"}  # some of its mass is out of the flow's reach, and it says so
+
+
+def skip_without_data(name):
+    if name in NEED_DATA and "ONESTEP_DATA" not in os.environ:
+        pytest.skip("its data are not part of the project")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--x64",)], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", REQUIRED)
 def test_benchmark(name, flags, tmp_path):
+    skip_without_data(name)
     ess, error, seconds = REQUIRED[name]
     command = [
         sys.executable,
@@ -147,6 +176,23 @@ def test_benchmark(name, flags, tmp_path):
     assert row["gradients"] <= 10
     assert not row["mean_error_sd"] > 0.1
     assert not row["mode_error"] > 0.2
-    assert row["reliable"]
+    assert row["reliable"] == (name not in FLAGGED)
     if not flags:
         assert row["seconds"] <= seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["eight_schools", "funnel", "double_wells_32", "mixture_8", "brownian", "ionosphere"])
+def test_finer_budgets_lose_nothing(name, tmp_path):
+    skip_without_data(name)
+    command = [sys.executable, EXAMPLES / "benchmarks" / "run.py", name, "--no-audit", "--budgets", "2", "4", "8"]
+    subprocess.run([*command, "--json", tmp_path / "rows.json"], check=True)
+    one, *finer = map(json.loads, (tmp_path / "rows.json").read_text().splitlines())
+    assert one["ess"] >= REQUIRED[name][0]
+    assert [row["nfe"] for row in finer] == [2, 4, 8]
+    for row in finer:
+        assert row["elbo_gap"] >= one["elbo_gap"] - 0.01
+        assert row["folds"] == row["folds_inflated"] == 0
+        assert row["seconds"] <= 3 * 90
+    if name == "funnel":
+        assert finer[-1]["ess"] >= 0.97

@@ -13,7 +13,7 @@ DIM = 3
 
 @pytest.fixture
 def network(getkey):
-    """A network with every parameter off its initial value, the weights on (t, d) included."""
+    """A network with every parameter off its initial value, the corrections included."""
     flat, unravel = ravel_pytree(StepNetwork(DIM, num_blocks=2, width=8, rng_key=getkey()))
     return unravel(flat + 0.2 * random.normal(getkey(), flat.shape))
 

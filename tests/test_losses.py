@@ -28,7 +28,7 @@ def identity(getkey):
 
 @pytest.fixture
 def network(getkey):
-    """A network with every parameter off its initial value, the weights on (t, d) included."""
+    """A network with every parameter off its initial value, the corrections included."""
     flat, unravel = ravel_pytree(StepNetwork(DIM, num_blocks=2, width=8, rng_key=getkey()))
     return unravel(flat + 0.2 * random.normal(getkey(), flat.shape))
 
@@ -109,20 +109,29 @@ def test_consistency_does_not_move_the_teacher(getkey, network):
     assert np.all(np.asarray(teacher) == 0)
 
 
-def test_consistency_is_one_step_against_two_of_the_teacher(getkey, network):
-    teacher, key = jax.tree.map(lambda leaf: 0.8 * leaf, network), getkey()
+@pytest.mark.parametrize("level", [0, 1])
+def test_consistency_is_one_step_against_two_of_the_teacher(getkey, network, level):
+    teacher, key, d = jax.tree.map(lambda leaf: 0.8 * leaf, network), getkey(), 0.5**level
+
+    def move(network, x, t, d):
+        blocks = network.step(jnp.asarray(t), jnp.asarray(d))
+        return jax.vmap(lambda x: flow.forward_and_log_det(blocks, x))(x)
 
     @jax.jit
     def compare(network, teacher):
-        x = base_.sample(BASE, random.split(key, 3)[0], 64)
-        whole, half = flow.blocks_of(network, 1), flow.blocks_of(teacher, 2)
-        y, log_det = jax.vmap(lambda x: flow.forward_and_log_det(whole, x))(x)
-        z, teacher_log_det = jax.vmap(lambda x: flow.forward_and_log_det(half, x))(x)
-        expected = jnp.mean(jnp.sum((y - z) ** 2, axis=1)), jnp.mean((log_det - teacher_log_det) ** 2)
-        losses = Consistency(state_weight=1.0, volume_weight=0.0), Consistency(state_weight=2.0, volume_weight=3.0)
+        x, expected = base_.sample(BASE, random.split(key, 3)[0], 64), []
+        for t in 1 - d * np.arange(2**level):  # the times that may have been chosen
+            y, log_det = move(network, x, t, d)
+            middle, first = move(teacher, x, t, d / 2)
+            z, second = move(teacher, middle, t - d / 2, d / 2)
+            expected.append((jnp.mean(jnp.sum((y - z) ** 2, axis=1)), jnp.mean((log_det - first - second) ** 2)))
+            x, _ = move(teacher, x, t, d)
+        losses = Consistency(levels=(level,)), Consistency(state_weight=2.0, volume_weight=3.0, levels=(level,))
         return [loss(network, teacher, normal_problem(), key, 1.0) for loss in losses], expected
 
-    (state, both), (expected_state, expected_volume) = compare(network, teacher)
-    assert min(float(expected_state), float(expected_volume)) > 1e-3
-    assert float(state) == pytest.approx(float(expected_state), rel=1e-4)
-    assert float(both) == pytest.approx(float(2 * expected_state + 3 * expected_volume), rel=1e-4)
+    (state, both), expected = compare(network, teacher)
+    assert np.min(expected) > 1e-3
+    states = [float(s) for s, _ in expected]
+    chosen = int(np.argmin(np.abs(np.array(states) - float(state))))
+    assert float(state) == pytest.approx(states[chosen], rel=1e-4)
+    assert float(both) == pytest.approx(float(2 * expected[chosen][0] + 3 * expected[chosen][1]), rel=1e-4)

@@ -13,7 +13,7 @@ DIM = 3
 
 @pytest.fixture
 def network(getkey):
-    """A network with every parameter off its initial value, the weights on (t, d) included."""
+    """A network with every parameter off its initial value, the corrections included."""
     flat, unravel = ravel_pytree(StepNetwork(DIM, num_blocks=2, width=8, rng_key=getkey()))
     return unravel(flat + 0.3 * random.normal(getkey(), flat.shape))
 
@@ -64,15 +64,15 @@ def test_corrections_vanish_at_one_step_only(network):
 
 @pytest.mark.parametrize("num_blocks", [1, 2, 3])
 def test_without_corrections_every_budget_is_the_same_map(getkey, num_blocks):
-    network = StepNetwork(DIM, num_blocks=num_blocks, width=8, rng_key=getkey())
+    network = StepNetwork(DIM, num_blocks=num_blocks, width=128, rng_key=getkey())
     x = random.normal(getkey(), (64, DIM))
     forward = jax.jit(
         lambda num_steps: jax.vmap(lambda x: flow.forward(flow.blocks_of(network, num_steps), x))(x), static_argnums=0
     )
     expected = forward(1)
     assert np.max(np.abs(expected - x)) > 0.1
-    for num_steps in (2, 4, 8):
-        np.testing.assert_allclose(forward(num_steps), expected, atol=5e-3)
+    for num_steps in (2, 8, 128):
+        np.testing.assert_allclose(forward(num_steps), expected, atol=2e-4)
 
 
 def test_levels_do_not_disturb_one_another(network):

@@ -36,7 +36,7 @@ def test_noise_integrates_to_its_total(noise):
     assert np.all(np.diff(NOISE[noise](t)) > 0)
 
 
-@pytest.mark.parametrize("num_steps", [2, 16])
+@pytest.mark.parametrize("num_steps", [1, 16])
 @pytest.mark.parametrize("noise", sorted(NOISE))
 def test_path_weights_average_to_the_evidence(getkey, network, noise, num_steps):
     loss = PathKL(num_steps=num_steps, batch_size=20_000, noise=noise)
@@ -95,24 +95,32 @@ def test_log_variance_has_the_gradient_of_the_path_kl(getkey, network):
     assert np.linalg.norm(log_variance) / np.linalg.norm(kl) == pytest.approx(1.0, abs=0.1)
 
 
-def test_consistency_compares_one_step_with_two_of_the_teacher(getkey, network):
-    loss = PathConsistency(num_steps=2, batch_size=32, state_weight=2.0, volume_weight=3.0)
+def test_the_number_of_steps_is_checked():
+    with pytest.raises(ValueError, match="power of two"):
+        PathKL(num_steps=3)
+    with pytest.raises(ValueError, match="2 or more"):
+        PathConsistency(num_steps=1)
+
+
+@pytest.mark.parametrize("num_steps", [2, 8])
+def test_consistency_compares_one_step_with_two_of_the_teacher(getkey, network, num_steps):
+    loss = PathConsistency(num_steps=num_steps, batch_size=32, state_weight=2.0, volume_weight=3.0)
     teacher = jax.tree.map(lambda leaf: 0.5 * leaf, network)
     key = getkey()
 
     @jax.jit
-    def expected(network, teacher):
-        # with T = 2 there is one choice of time and length: the whole way from the base
-        x = loss.paths(network, PROBLEM, random.split(key, 3)[0]).states[:, 0]
+    def candidates(network, teacher, start, length):
+        x = loss.paths(network, PROBLEM, random.split(key, 3)[0])[:, start]
+        t, half = jnp.array(1 - start / num_steps), jnp.array(length / num_steps / 2)
 
         def move(network, x, t, d):
             step = lambda x: sde.flow_step(control_of(network, PROBLEM), loss.beta, x, t, d)  # noqa: E731
             return step(x), jnp.linalg.slogdet(jax.jacfwd(step)(x))[1]
 
         def one(x):
-            whole, log_det = move(network, x, jnp.array(1.0), jnp.array(1.0))
-            middle, first = move(teacher, x, jnp.array(1.0), jnp.array(0.5))
-            end, second = move(teacher, middle, jnp.array(0.5), jnp.array(0.5))
+            whole, log_det = move(network, x, t, 2 * half)
+            middle, first = move(teacher, x, t, half)
+            end, second = move(teacher, middle, t - half, half)
             return jnp.sum((whole - end) ** 2), (log_det - first - second) ** 2
 
         state, volume = jax.vmap(one)(x)
@@ -121,8 +129,11 @@ def test_consistency_compares_one_step_with_two_of_the_teacher(getkey, network):
     value, grads = jax.jit(jax.value_and_grad(lambda *nets: loss(*nets, PROBLEM, key, 1.0), argnums=(0, 1)))(
         network, teacher
     )
-    assert float(value) == pytest.approx(float(expected(network, teacher)), rel=1e-3)
+    # with T = 2 there is one choice of time and length, with T = 8 it is one of seven
+    choices = [(s, length) for length in (2, 4, 8) if length <= num_steps for s in range(0, num_steps, length)]
+    expected = [float(candidates(network, teacher, *choice)) for choice in choices]
     assert float(value) > 1e-4
+    assert np.min(np.abs(np.array(expected) / float(value) - 1)) < 1e-3
     student, fixed = (ravel_pytree(g)[0] for g in grads)
     assert np.max(np.abs(student)) > 1e-4
     assert np.all(np.asarray(fixed) == 0)

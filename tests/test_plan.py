@@ -17,22 +17,24 @@ def one_step_optimiser_steps(config):
 
 
 @pytest.mark.parametrize("dim", [2, 10, 25, 32, 61, 100])
-@pytest.mark.parametrize("budgets", [(2,), (2, 4), (2, 4, 8), (128,)])
+@pytest.mark.parametrize("budgets", [(2,), (4, 2), (8, 4, 2), (128,)])
 def test_finer_budgets_take_no_steps_from_the_one_step_map(dim, budgets):
     alone, shared = planned(dim, ()), planned(dim, budgets)
     assert one_step_optimiser_steps(shared) >= one_step_optimiser_steps(alone)
     assert [stage.num_steps for stage in shared.stages] == [1, *budgets]
 
 
-def test_consistency_moves_only_the_budget_that_is_refined():
-    stages = planned(10, (2, 8), consistency=(1.0, 0.5)).stages
+def test_consistency_holds_a_budget_to_one_that_is_refined_before():
+    stages = planned(10, (16, 4, 2), consistency=(1.0, 0.5)).stages
     losses = [[loss for loss in stage.losses if isinstance(loss, Consistency)] for stage in stages]
-    assert losses == [[], [Consistency(1.0, 0.5, levels=(1,))], [Consistency(1.0, 0.5, levels=(3,))]]
+    assert losses == [[], [], [], [Consistency(1.0, 0.5, levels=(1,))]]
 
 
 def test_budgets_are_checked():
-    assert finer_budgets(4, (8, 2, 1), (0.0, 0.0)) == (2, 4, 8)
+    assert finer_budgets(4, (8, 2, 1), (0.0, 0.0)) == (8, 4, 2)
     with pytest.raises(ValueError, match="power of two"):
         finer_budgets(1, (3,), (0.0, 0.0))
-    with pytest.raises(ValueError, match="name some in `budgets`"):
-        finer_budgets(1, (), (0.0, 1.0))
+    assert finer_budgets(4, (2,), (1.0, 0.0)) == (4, 2)
+    for budgets in ((), (2,), (2, 8)):
+        with pytest.raises(ValueError, match="name two such `budgets`"):
+            finer_budgets(1, budgets, (0.0, 1.0))

@@ -5,8 +5,7 @@
     python examples/benchmarks/ablation.py --seed 1 --json ablation.jsonl      # resumable
 
 Every variant trains for the same number of iterations, without the audit; where training anneals an iteration has half
-as many optimiser steps again. `report.py` makes the table. The consistency rows are of a run with two-step draws, which
-those losses are about.
+as many optimiser steps again. `report.py` makes the table. Variants with finer budgets have a row for each.
 """
 
 import argparse
@@ -24,11 +23,12 @@ from jax import Array, random
 from problems import ABLATED
 from run import measure
 
-from numpyro_onestep import OneStep, base, base_search, block, flow
+from numpyro_onestep import OneStep, base, base_search, block, flow, losses, schedule
 from numpyro_onestep import kernel as kernel_
+from numpyro_onestep import network as network_
 from numpyro_onestep.base import Base
 from numpyro_onestep.block import BlockParams
-from numpyro_onestep.losses import Loss, PathGradient, Problem
+from numpyro_onestep.losses import Consistency, Loss, PathGradient, Problem
 from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.network import StepNetwork
 from numpyro_onestep.train import TrainConfig
@@ -38,7 +38,7 @@ SHOWN = ("ess", "log_z_error", "std_error", "elbo_gap", "pareto_k", "folds", "fo
 
 @dataclass(frozen=True)
 class OrdinaryGradient:
-    """−DF-ELBO itself, differentiated through the log-determinants."""
+    """−DF-ELBO itself, differentiated through the log-determinants; of base draws as they are, none stretched."""
 
     num_steps: int = 1
     batch_size: int = 128
@@ -97,8 +97,8 @@ class Ablated(OneStep):
         config = super().train_config(dim)
         change = type(self).change_loss
 
-        def changed(losses: tuple[Loss, ...]) -> tuple[Loss, ...]:
-            lists = [change(loss) if isinstance(loss, PathGradient) else (loss,) for loss in losses]
+        def changed(terms: tuple[Loss, ...]) -> tuple[Loss, ...]:
+            lists = [change(loss) if isinstance(loss, PathGradient) else (loss,) for loss in terms]
             return tuple(loss for part in lists for loss in part)
 
         return replace(config, stages=tuple(replace(s, losses=changed(s.losses)) for s in config.stages))
@@ -118,10 +118,29 @@ def broad(b: Base) -> Base:
 def free_signs(p: BlockParams) -> BlockParams:
     """Ridges of either sign: the raw parameter in place of its softplus, with the same start."""
     h, dim = p.directions.shape[-2:]
-    start = 0.32 * dim / (0.5 * h)
+    start = network_._RIDGE_SLOPE * dim / (0.5 * h)
     raw = p.ridge + jnp.log(-jnp.expm1(-p.ridge))  # the inverse of softplus
     free = start + raw - jnp.log(jnp.expm1(start))
     return p._replace(ridge=jnp.where(p.ridge < 1e-9, p.ridge, free))  # the identity stays itself
+
+
+def only_finite(vectors: Array) -> Array:
+    """The gradients of a batch as they are, but for those that are not finite."""
+    return jnp.where(jnp.all(jnp.isfinite(vectors), axis=1, keepdims=True), vectors, 0.0)
+
+
+def at_once(progress: Array) -> Array:
+    """The target itself from the start; rate and number of optimiser steps stay those of an annealed training."""
+    return jnp.ones_like(progress)
+
+
+def held_to_itself(state_weight: float, volume_weight: float) -> Callable[[PathGradient], tuple[Loss, ...]]:
+    """Consistency added to the training of the one-step map, whose two half steps are its own average."""
+
+    def change(loss: PathGradient) -> tuple[Loss, ...]:
+        return (loss, Consistency(state_weight, volume_weight)) if loss.num_steps == 1 else (loss,)
+
+    return change
 
 
 def without_tanh(p: BlockParams) -> BlockParams:
@@ -138,8 +157,8 @@ class Variant:
         about: what it is, for the table.
         kernel: the kernel class.
         base: a change of the base that was found, or None.
-        min_influence: another threshold for keeping the conditional scales, or None.
         blocks: a change of the blocks of every step, or None.
+        patches: other values of the package's own names: module, name, value.
         options: options of the kernel.
         budgets: finer budgets to refine.
     """
@@ -147,8 +166,8 @@ class Variant:
     about: str
     kernel: type[OneStep] = OneStep
     base: Callable[[Base], Base] | None = None
-    min_influence: float | None = None
     blocks: Callable[[BlockParams], BlockParams] | None = None
+    patches: tuple[tuple[Any, str, Any], ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     budgets: tuple[int, ...] = ()
 
@@ -156,14 +175,17 @@ class Variant:
 VARIANTS = {
     "default": Variant("defaults"),
     "ordinary_gradient": Variant(
-        "ordinary gradient of the DF-ELBO",
+        "ordinary gradient of the DF-ELBO, no stretched base draws",
         with_losses(lambda loss: (OrdinaryGradient(loss.num_steps, loss.batch_size),)),
     ),
     "no_stretch": Variant("no stretched base draws", with_losses(lambda loss: (replace(loss, wide_fraction=0.0),))),
-    "affine": Variant("affine whitening always", min_influence=float("inf")),
-    "dense_scales": Variant("conditional scales wherever they better the base", min_influence=0.0),
+    "no_cap": Variant("no cap on the longest gradients", patches=((losses, "_cap", only_finite),)),
+    "affine": Variant("affine whitening always", patches=((base_search, "_MIN_INFLUENCE", float("inf")),)),
+    "dense_scales": Variant(
+        "conditional scales wherever they better the base", patches=((base_search, "_MIN_INFLUENCE", 0.0),)
+    ),
     "no_whitening": Variant("no whitening: Normal(0, 3) base, annealed", base=broad),
-    "no_annealing": Variant("no annealing", base=lambda b: b._replace(annealed=jnp.array(False))),
+    "no_annealing": Variant("no annealing", patches=((schedule, "annealing", at_once),)),
     "no_bumps": Variant("no bumps", blocks=lambda p: p._replace(bump=jnp.zeros_like(p.bump))),
     "no_tanh": Variant("no tanh ridges", blocks=without_tanh),
     "no_ridges": Variant("no ridges", blocks=lambda p: p._replace(ridge=jnp.zeros_like(p.ridge))),
@@ -173,9 +195,20 @@ VARIANTS = {
         with_losses(lambda loss: (loss, Barrier())),
         blocks=free_signs,
     ),
-    "two_steps": Variant("two steps, path gradient only", budgets=(2,)),
-    "state": Variant("two steps, state consistency 1", options={"state_consistency": 1.0}, budgets=(2,)),
-    "volume": Variant("two steps, volume consistency 1", options={"volume_consistency": 1.0}, budgets=(2,)),
+    "one_state": Variant("state consistency 1 in the one-step map's training", with_losses(held_to_itself(1.0, 0.0))),
+    "one_volume": Variant("volume consistency 1 in the one-step map's training", with_losses(held_to_itself(0.0, 1.0))),
+    "refined": Variant("refined for 4 and 2, path gradients only", budgets=(2, 4)),
+    "state": Variant("the same, state consistency 1", options={"state_consistency": 1.0}, budgets=(2, 4)),
+    "volume": Variant("the same, volume consistency 1", options={"volume_consistency": 1.0}, budgets=(2, 4)),
+    "distilled": Variant(
+        "refined for 4, 2 by state consistency alone",
+        with_losses(lambda loss: () if loss.num_steps == 2 else (loss,)),
+        options={"state_consistency": 1.0},
+        budgets=(2, 4),
+    ),
+    "one_wave": Variant(
+        "refined for 4 and 2, corrections blind to time", patches=((network_, "_NUM_WAVES", 1),), budgets=(2, 4)
+    ),
 }
 
 
@@ -187,8 +220,8 @@ def changed(variant: Variant) -> Iterator[None]:
             change_blocks, step = variant.blocks, StepNetwork.step
             changed_step = lambda self, t, d: change_blocks(step(self, t, d))  # noqa: E731
             stack.enter_context(mock.patch.object(StepNetwork, "step", changed_step))
-        if variant.min_influence is not None:
-            stack.enter_context(mock.patch.object(base_search, "_MIN_INFLUENCE", variant.min_influence))
+        for module, name, value in variant.patches:
+            stack.enter_context(mock.patch.object(module, name, value))
         if variant.base is not None:
             change_base, search = variant.base, kernel_.search
             changed_search = lambda *args: change_base(search(*args))  # noqa: E731

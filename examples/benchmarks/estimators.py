@@ -1,12 +1,14 @@
 """The paper's sampler and three estimates of its evidence, at every budget: why the exact determinant is needed.
 
-    python examples/benchmarks/estimators.py                      # prints the table and saves the figure
-    python examples/benchmarks/estimators.py --iterations 300     # a quick look
-    python examples/benchmarks/estimators.py --json rows.jsonl    # for report.py
-    python examples/benchmarks/estimators.py --recipes            # other objectives, T, noise, inputs
+    python examples/benchmarks/estimators.py                            # on a banana, and saves the figure
+    python examples/benchmarks/estimators.py banana funnel mixture_8    # and on benchmark problems
+    python examples/benchmarks/estimators.py --iterations 300           # a quick look
+    python examples/benchmarks/estimators.py --json rows.jsonl          # for report.py; resumable
+    python examples/benchmarks/estimators.py --recipes                  # other objectives, T, noise, inputs
 
-A control is trained on reverse KL over paths with state consistency, as in arXiv 2512.05251, on a banana in two
-dimensions whose log evidence is 0. Then, with 1, 2, 4, … evaluations a draw:
+A control is trained on reverse KL over paths with state consistency, as in arXiv 2512.05251, from a Gaussian base: on a
+banana in two dimensions from Normal(0, 1), on the benchmark problems, those with a potential function, from
+Normal(0, 3). Then, with 1, 2, 4, … evaluations a draw:
 
 - path: ELBO and log Z of the discrete forward and backward kernels;
 - trace: the deterministic flow weighted with d·(Hutchinson trace of the velocity's Jacobian), one probe a step;
@@ -26,6 +28,7 @@ import optax
 import rows as rows_
 from jax import Array, lax, random
 from jax.flatten_util import ravel_pytree
+from problems import PROBLEMS
 
 from numpyro_onestep import base as base_
 from numpyro_onestep import sde
@@ -34,7 +37,7 @@ from numpyro_onestep.mixture_vi import Mixture
 from numpyro_onestep.network import ControlNetwork
 from numpyro_onestep.path_losses import LogVariance, PathConsistency, PathKL, control_of
 from numpyro_onestep.target import safe_log_density
-from numpyro_onestep.weights import log_mean_weight
+from numpyro_onestep.weights import effective_sample_size, log_mean_weight
 
 BUDGETS = (1, 2, 4, 8, 16, 32, 64)
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -47,8 +50,23 @@ def banana() -> Problem:
         bent = x[1] - 0.5 * (x[0] ** 2 - 1)
         return -0.5 * x[0] ** 2 - 0.5 * (bent / 0.5) ** 2 - jnp.log(2 * jnp.pi * 0.5)
 
-    base = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, 2)), jnp.eye(2)[None]))
-    return Problem(base, safe_log_density(log_density))
+    return Problem(gaussian_base(2, 1.0), safe_log_density(log_density))
+
+
+def gaussian_base(dim: int, sd: float) -> base_.Base:
+    """Normal(0, sd) in every coordinate."""
+    return base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, dim)), sd * jnp.eye(dim)[None]))
+
+
+def problem_of(name: str) -> Problem:
+    """The banana, or a benchmark problem shifted so that log Z = 0."""
+    if name == "banana":
+        return banana()
+    problem = PROBLEMS[name]() if name in PROBLEMS else None
+    if problem is None or problem.potential_fn is None:
+        raise SystemExit(f"No problem with a potential function is called {name}: take funnel or mixture_8.")
+    potential_fn, log_z = problem.potential_fn, problem.log_z
+    return Problem(gaussian_base(len(problem.init_params), 3.0), safe_log_density(lambda z: -potential_fn(z) - log_z))
 
 
 @dataclass(frozen=True)
@@ -124,6 +142,7 @@ def estimates(
     for name, log_w in (("path", path), ("trace", trace), ("exact", exact)):
         row[f"{name}_elbo"] = float(jnp.mean(log_w))
         row[f"{name}_log_z"], row[f"{name}_se"] = log_mean_weight(log_w)
+        row[f"{name}_ess"] = float(effective_sample_size(log_w)) / num_draws
     return row
 
 
@@ -178,28 +197,35 @@ def compare_recipes(problem: Problem, num_iterations: int) -> None:
 def main() -> None:
     """Train, estimate, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problems", nargs="*", default=["banana"])
     parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipes", action="store_true", help="print a table of training recipes instead")
-    parser.add_argument("--json", type=Path, help="append one JSON line a row to this file")
+    parser.add_argument("--json", type=Path, help="append one JSON line a row to this file; skip what it holds")
     parser.add_argument("--figure", type=Path, default=DOCS / "figures" / "estimators.png")
     options = parser.parse_args()
-    problem = banana()
     if options.recipes:
         if options.json:
             parser.error("--json is for the estimators, not for --recipes")
-        compare_recipes(problem, options.iterations)
+        compare_recipes(problem_of("banana"), options.iterations)
         return
-    network = train(problem, random.key(options.seed), options.iterations, Recipe())
-    names = [f"{name}_{kind}" for name in ("path", "trace", "exact") for kind in ("elbo", "log_z", "se")]
-    print(f"{'nfe':>4}" + "".join(f"{name:>13}" for name in names) + f"{'folds':>9}")
-    rows = {}
-    for n in BUDGETS:
-        rows[n] = row = estimates(network, problem, random.key(options.seed + n), n)
-        print(f"{n:4}" + "".join(f"{row[name]:13.4f}" for name in names) + f"{row['folds']:9.4f}", flush=True)
-    about = {"estimators": "banana", "seed": options.seed, "jaxlib": jaxlib.__version__}
-    rows_.append(options.json, [{**about, "nfe": n, **row} for n, row in rows.items()])
-    draw_figure(rows, options.figure)
+    done = [(row["estimators"], row["seed"], row["iterations"]) for row in rows_.read(options.json)]
+    names = [f"{name}_{kind}" for name in ("path", "trace", "exact") for kind in ("elbo", "log_z", "se", "ess")]
+    print(f"{'problem':16}{'nfe':>4}" + "".join(f"{name:>13}" for name in names) + f"{'folds':>9}")
+    for name in options.problems:
+        if (name, options.seed, options.iterations) in done:
+            print(f"{name:16} is in {options.json} already")
+            continue
+        problem, rows = problem_of(name), {}
+        network = train(problem, random.key(options.seed), options.iterations, Recipe())
+        for n in BUDGETS:
+            rows[n] = row = estimates(network, problem, random.key(options.seed + n), n)
+            numbers = "".join(f"{row[column]:13.4f}" for column in names)
+            print(f"{name:16}{n:4}{numbers}{row['folds']:9.4f}", flush=True)
+        about = {"estimators": name, "seed": options.seed, "iterations": options.iterations}
+        rows_.append(options.json, [{**about, "jaxlib": jaxlib.__version__, "nfe": n, **r} for n, r in rows.items()])
+        if name == "banana":
+            draw_figure(rows, options.figure)
 
 
 if __name__ == "__main__":

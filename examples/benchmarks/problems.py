@@ -259,7 +259,9 @@ def double_wells(num_wells: int, rotated: bool = False) -> Problem:
 
 def mixture(num_modes: int, half_width: float, sd: float, options: dict[str, Any] | None = None) -> Problem:
     """Equal Gaussians in 2-d with means uniform in [−half_width, half_width]²; normalised."""
-    means = np.asarray(random.uniform(random.key(0), (num_modes, 2), minval=-half_width, maxval=half_width))
+    # the same in either precision, which decides the random bits
+    means = random.uniform(random.key(0), (num_modes, 2), jnp.float32, -half_width, half_width)
+    means = np.asarray(means, float)
 
     def potential_fn(z: jax.Array) -> jax.Array:
         log_kernel = -0.5 * jnp.sum(((z - means) / sd) ** 2, axis=1) - 2 * math.log(sd) - math.log(2 * math.pi)
