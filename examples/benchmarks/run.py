@@ -3,7 +3,7 @@
     python examples/benchmarks/run.py                         # all problems, float32, seed 0
     python examples/benchmarks/run.py funnel --seed 1 --x64   # one of them, in float64
     python examples/benchmarks/run.py --json rows.jsonl       # resumable: keeps the rows that are there
-    python examples/benchmarks/run.py --no-audit --budgets 2 4 8 --json rows.jsonl
+    python examples/benchmarks/run.py funnel --no-audit --budgets 2 4 8 --curve  # from one training
 
 Columns: network evaluations a draw; share of effective draws among fresh proposals; log Z minus the truth and its
 standard error; DF-ELBO and, from exact draws where there are any, DF-EUBO minus the truth; Pareto k; Sinkhorn
