@@ -117,9 +117,6 @@ def test_estimators_smoke(tmp_path):
     assert [row["estimators"] for row in written] == ["banana"] * 7 + ["funnel"] * 7
     assert all(np.isfinite(row["exact_elbo"]) for row in written)
     assert figure.read_bytes().startswith(b"\x89PNG")
-    recipes = subprocess.run([*command, "--recipes"], check=True, capture_output=True, text=True).stdout
-    assert recipes.count("\n") == 2 + 2 * 9
-    assert "nan" not in recipes
 
 
 # name → smallest share of effective draws, largest error of log Z, seconds of training on two CPU cores
