@@ -198,10 +198,10 @@ VARIANTS = {
     "one_state": Variant("state consistency 1 in the one-step map's training", with_losses(held_to_itself(1.0, 0.0))),
     "one_volume": Variant("volume consistency 1 in the one-step map's training", with_losses(held_to_itself(0.0, 1.0))),
     "refined": Variant("refined for 4 and 2, path gradients only", budgets=(2, 4)),
-    "state": Variant("the same, state consistency 1", options={"state_consistency": 1.0}, budgets=(2, 4)),
-    "volume": Variant("the same, volume consistency 1", options={"volume_consistency": 1.0}, budgets=(2, 4)),
+    "state": Variant("refined for 4 and 2, state consistency 1", options={"state_consistency": 1.0}, budgets=(2, 4)),
+    "volume": Variant("refined for 4 and 2, volume consistency 1", options={"volume_consistency": 1.0}, budgets=(2, 4)),
     "distilled": Variant(
-        "refined for 4, 2 by state consistency alone",
+        "refined for 4, and 2 by state consistency alone",
         with_losses(lambda loss: () if loss.num_steps == 2 else (loss,)),
         options={"state_consistency": 1.0},
         budgets=(2, 4),
