@@ -21,10 +21,10 @@ HEAD = """# Benchmarks
 
 Made by `examples/benchmarks/report.py` from the rows that the scripts beside it write with `--json`: default settings,
 one training for each row or group of rows. `seconds` are the whole warmup: base search, compilation, training, and the
-audit if any. ESS, log Z, ELBO and k̂ are from 16,384 fresh draws, folds and inverse from 2,048, means and modes from
-10,000 corrected draws. What the columns mean is said by `run.py --help`; where the reference for log Z has an error of
-its own, it stands behind the name. What each target is, with its priors, is said in `problems.py`. Each section says
-which jaxlib it was measured with.
+audit if any. ESS, log Z, ELBO and k̂ are from 16,384 fresh draws, folds and inverse from 2,048, means from 10,000
+corrected draws, modes from 163,840 weighted ones. What the columns mean is said by `run.py --help`; where the
+reference for log Z has an error of its own, it stands behind the name. What each target is, with its priors, is said
+in `problems.py`. Each section says which jaxlib it was measured with.
 """
 ESTIMATORS = """`python examples/benchmarks/estimators.py` trains the paper's control on its own objectives (reverse KL
 over paths of 64 steps and state consistency, 3000 iterations of 128 paths) and weighs its draws in three ways, at every

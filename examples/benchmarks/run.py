@@ -10,10 +10,10 @@ standard error; DF-ELBO and, from exact draws where there are any, DF-EUBO minus
 divergence between draws and exact draws, relative to that between exact draws (16 sets of 512 draws each, so that
 perfect draws are near 1); fold fraction on base draws and on base draws stretched by 1.5; share of draws x that the
 inverse recovers to 1e-4 (1 + max |x|); largest error of a posterior mean in posterior standard deviations (against the
-exact moments, or a long NUTS run with --nuts); largest relative error of a mode's weight; millions of target gradients,
-those of base search and audit estimated; seconds of the warmup (base search, compilation, training and audit);
-`reliable`. With --budgets the finer budgets are refined in the same warmup, and each gets a row of its own; --curve
-adds rows for all budgets up to 128 as they come.
+exact moments, or a long NUTS run with --nuts), among corrected draws; largest relative error of a mode's weight, among
+163,840 weighted draws; millions of target gradients, those of base search and audit estimated; seconds of the warmup
+(base search, compilation, training and audit); `reliable`. With --budgets the finer budgets are refined in the same
+warmup, and each gets a row of its own; --curve adds rows for all budgets up to 128 as they come.
 
 Ionosphere, sonar and German credit need their data: set ONESTEP_DATA (see `problems.read_csv`).
 """
@@ -225,7 +225,8 @@ def measure(
         }
         if num_steps == 1:  # of the corrected draws of the whole run
             e = sampler.evidence
-            row |= {"reliable": e.reliable, "warnings": list(e.warnings), "mode_error": mode_error(problem, draws)}
+            row |= {"reliable": e.reliable, "warnings": list(e.warnings)}
+            row["mode_error"] = mode_error(problem, sampler, random.key(seed + 3))
             if moments:
                 row["mean_error_sd"] = float(np.max(np.abs(draws.mean(0) - moments[0]) / moments[1]))
         if problem.draws is not None:
@@ -236,15 +237,24 @@ def measure(
         yield row
 
 
-def mode_error(problem: Problem, draws: np.ndarray) -> float:
-    """Largest relative error of a mode's weight; each draw counts for every mode by its responsibility."""
+def mode_error(problem: Problem, sampler: OneStepSampler, rng_key: jax.Array) -> float:
+    """Largest relative error of a mode's weight; each draw counts for every mode by its responsibility.
+
+    From ten sets of weighted draws: 10,000 draws would leave each of forty modes 6 % of noise, and the worst of them
+    more than 20 % in one of 20 looks, were the draws exact.
+    """
     if problem.modes is None:
         return float("nan")
     centers, weights, sd = problem.modes
-    log_kernel = -0.5 * (((draws[:, None] - centers) / sd) ** 2).sum(2) + np.log(weights)
-    responsibility = np.exp(log_kernel - log_kernel.max(1, keepdims=True))
-    responsibility /= responsibility.sum(1, keepdims=True)
-    return float(np.max(np.abs(responsibility.mean(0) / weights - 1)))
+    total = np.zeros(len(weights))
+    for key in random.split(rng_key, 10):
+        fresh = sampler.draw(key, NUM_FRESH, num_steps=1)
+        draws, log_w = flat_draws(fresh.samples), np.asarray(fresh.log_weights)
+        log_kernel = -0.5 * (((draws[:, None] - centers) / sd) ** 2).sum(2) + np.log(weights)
+        responsibility = np.exp(log_kernel - log_kernel.max(1, keepdims=True))
+        responsibility /= responsibility.sum(1, keepdims=True)
+        total += np.exp(log_w) @ responsibility
+    return float(np.max(np.abs(total / total.sum() / weights - 1)))
 
 
 def main() -> None:
