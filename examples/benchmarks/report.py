@@ -42,9 +42,9 @@ database's 10,000 reference draws, the worst over all parameters; a posterior ag
 prior is improper log Z is undefined. `one_comp_mm_elim_abs` has two parameters with hardly a variance: in the
 reference draws the ten chains' own standard deviations of one of them run from 4.2 to 11.1, so there the agreement of
 standard deviations is partly luck."""
-DEFAULT = """Default settings, the audit included. Every training had both cores of one machine to itself, but for
-that of double_wells_32 with seed 1, beside which other programs ran. On a slower machine of the same kind the same
-trainings took up to 1.7 times as long, double_wells_32 97 s."""
+DEFAULT = """Default settings, the audit included. Every training had both cores of one machine to itself; those of
+the mixtures and of double_wells_32 with seed 1 ran on a slower machine of the same kind, which takes 1.6 to 2 times as
+long: on the faster one they took 23 to 26 s and 55 s."""
 REFINED = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8`), evaluations a draw
 in the columns. Seconds with one of two busy cores."""
 CURVE = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8 --curve`), evaluations a
