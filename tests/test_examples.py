@@ -29,6 +29,7 @@ def test_tables_keep_the_lines_that_were_not_measured_anew(monkeypatch):
     assert first.count("\n") == 5
     again = table(header, [["funnel", "1", "97"], ["ring", "0", "90"]], f"## Title\n\n{first}\nMeasured", 2)
     assert again == first.replace("98", "97") + "| ring | 0 | 90 |\n"
+    assert table(header, [["wells", "0", "–"], ["ring", "0", "–"]], first, 2, fill=True) == first + "| ring | 0 | – |\n"
 
 
 @pytest.mark.slow

@@ -69,17 +69,22 @@ def section(title: str, about: str, parts: Iterable[str], rows: Iterable[dict[st
     return "\n".join([f"## {title}\n\n{about}\n", *parts, f"Measured with jaxlib {', '.join(versions)}.\n"])
 
 
-def table(header: list[str], rows: Iterable[list[str]], old: str = "", num_keys: int = 1) -> str:
+def table(header: list[str], rows: Iterable[list[str]], old: str = "", num_keys: int = 1, fill: bool = False) -> str:
     """A Markdown table, the first column left and the others right.
 
-    A line of the `old` section stays, in its place, unless one of `rows` has the same first `num_keys` cells.
+    A line of the `old` section stays, in its place, unless one of `rows` has the same first `num_keys` cells. With
+    `fill` its cells then stand in for dashes of the new line.
     """
-    lines = list(rows)
+    lines: dict[tuple[str, ...], list[str]] = {}
     if old:
         kept = [line.strip("| ").split(" | ") for line in old.splitlines() if line.startswith("| ")][2:]
-        lines = list({tuple(line[:num_keys]): line for line in (*kept, *lines)}.values())
+        lines = {tuple(line[:num_keys]): line for line in kept}
+    for line in rows:
+        key = tuple(line[:num_keys])
+        before = lines.get(key, line) if fill else line
+        lines[key] = [b if a == "–" else a for a, b in zip(line, before, strict=True)]
     rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines)) + "\n"
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines.values())) + "\n"
 
 
 def one_step(title: str, rows: list[dict[str, Any]], old: str) -> str:
@@ -149,13 +154,12 @@ def draw_ladder(rows: list[dict[str, Any]], path: Path) -> None:
 
 def ablation(title: str, rows: list[dict[str, Any]], old: str) -> str:
     """One part changed at a time."""
-    problems = list(dict.fromkeys(r["problem"] for r in rows))
-    if old and problems != list(ABLATED):
-        raise SystemExit(f"rows of an ablation must be of {', '.join(ABLATED)}, not {', '.join(problems)}")
+    if others := {r["problem"] for r in rows} - set(ABLATED):
+        raise SystemExit(f"rows of an ablation must be of {', '.join(ABLATED)}, not {', '.join(others)}")
     if len({r["iterations"] for r in rows}) > 1:
         raise SystemExit("rows of an ablation must be of the same number of iterations")
     header = ["variant", "seed"]
-    header += [f"{p}: {what}" for p in problems for what in ("ESS, %", "ELBO − truth", "k̂", "folds ×1.5")]
+    header += [f"{p}: {what}" for p in ABLATED for what in ("ESS, %", "ELBO − truth", "k̂", "folds ×1.5")]
     shown = (("ess", 1, 100), ("elbo_gap", 3, 1), ("pareto_k", 2, 1), ("folds_inflated", 4, 1))
     cells: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for r in rows:
@@ -164,12 +168,12 @@ def ablation(title: str, rows: list[dict[str, Any]], old: str) -> str:
     lines = []
     for (about, seed), by_problem in cells.items():
         line = [about, str(seed)]
-        for problem in problems:
+        for problem in ABLATED:
             for field, digits, scale in shown:
                 value = by_problem[problem][field] if problem in by_problem else math.nan
                 line.append(number(scale * value, digits))
         lines.append(line)
-    return section(title, ABLATION, [table(header, lines, old, 2)], rows, old)
+    return section(title, ABLATION, [table(header, lines, old, 2, fill=True)], rows, old)
 
 
 def reference_draws(title: str, rows: list[dict[str, Any]], old: str) -> str:
