@@ -58,7 +58,7 @@ class Base(NamedTuple):
 
 
 def sample(base: Base, rng_key: Array, num_draws: int, inflate: float | Array = 1.0) -> Array:
-    """Exact draws of u, never clipped, shape (num_draws, D).
+    """Exact draws of u, shape (num_draws, D).
 
     `inflate` stretches the components about their means: a number, or one for each draw, shape (num_draws, 1).
     """

@@ -64,16 +64,16 @@ def _cap(vectors: Array, factor: float = 20.0) -> Array:
 class PathGradient:
     """Reverse KL between the n-step map's law q and the target, by its path gradient.
 
-    Minimises E⟨sg(∇log q(y) − ∇log γ(y)), T_θ(x0)⟩ with y = T_θ(x0): the gradient of −DF-ELBO (arXiv 2512.05251,
-    deterministic-flow ELBO) without its score term, whose expectation is zero and whose variance is not (Roeder et
-    al. 2017, "sticking the landing"; Vaitl et al. 2022, path gradients). ∇log q is carried through the blocks in
-    closed form; nothing is differentiated through a log-determinant.
+    Minimises E⟨sg(∇log q(y) − ∇log γ(y)), T_θ(x0)⟩ with y = T_θ(x0): over draws x0 of the base, the gradient of
+    −DF-ELBO (arXiv 2512.05251, deterministic-flow ELBO) without its score term, whose expectation is zero and whose
+    variance is not (Roeder et al. 2017, "sticking the landing"; Vaitl et al. 2022, path gradients). Over draws of the
+    stretched base it is another objective with the same optimum, where the two scores agree. ∇log q is carried through
+    the blocks in closed form; nothing is differentiated through a log-determinant.
 
     Attributes:
         num_steps: the budget n.
         batch_size: base draws in one gradient.
-        wide_fraction: share of the draws taken from the stretched base, where the two scores must agree as well;
-            without it rare draws in the tails carry most of the weights' variance.
+        wide_fraction: share of the draws taken from the stretched base, to train the tails on more draws.
     """
 
     num_steps: int = 1

@@ -141,7 +141,7 @@ class ControlNetwork(nnx.Module):
         self.clip = clip
 
     def __call__(self, x: Array, t: Array, d: Array, score: Array) -> Array:
-        """U of one point, shape (D,), from the `score` of the annealed density there."""
+        """The control u of one point, shape (D,), from the `score` of the annealed density there."""
         angles = 2 * jnp.pi * t * 0.5 ** jnp.arange(_NUM_FREQUENCIES)
         when = jnp.concatenate([jnp.sin(angles), jnp.cos(angles), jnp.log2(d)[None]])
         hidden = nnx.gelu(self.hidden(nnx.gelu(self.inner(jnp.concatenate([x, when])))))

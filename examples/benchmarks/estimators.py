@@ -12,7 +12,8 @@ Normal(0, 3). Then, with 1, 2, 4, … evaluations a draw:
 
 - path: ELBO and log Z of the discrete forward and backward kernels;
 - trace: the deterministic flow weighted with d·(Hutchinson trace of the velocity's Jacobian), one probe a step;
-- exact: the deterministic flow weighted with log|det| of each step, and the share of draws at which it folds.
+- exact: the deterministic flow weighted with log|det| of each step, and the share of draws at which it has a negative
+  determinant, hence folds; the folds themselves may be more.
 
 For a fold-free map the exact estimate is unbiased. The trace is not, at few steps; the path's ELBO collapses there.
 """

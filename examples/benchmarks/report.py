@@ -29,11 +29,13 @@ in `problems.py`. Each section says which jaxlib it was measured with.
 ESTIMATORS = """`python examples/benchmarks/estimators.py` trains the paper's control on its own objectives (reverse KL
 over paths of 64 steps and state consistency, 3000 iterations of 128 paths) and weighs its draws in three ways, at every
 budget. With few steps the ELBO of the discrete kernels falls apart; a Hutchinson trace in place of the determinant is
-biased at every finite step; the exact determinant is unbiased but for the draws at which the map folds. A banana,
-log Z = 0:"""
+biased at every finite step; the exact determinant is unbiased but for the draws at which the map folds. (At one and two
+steps the collapse is also Euler's: the noise rate times the step is 10 and 5, far from stable.) `folds` counts draws
+with a negative determinant in some step; there may be more. A banana, log Z = 0:"""
 RECIPE = """The same control on benchmark problems, from the base Normal(0, 3) (`estimators.py NAME …`), weighed with
 exact determinants. Where the map folds the mean weight is Z times the mean number of preimages, so that neither ELBO
-nor log Z bounds or estimates anything. `OneStep` on the same problems is in the first table of this page."""
+nor log Z bounds or estimates anything; where it does not, the weights of 64 steps still are so unequal that their
+standard error means little. `OneStep` on the same problems is in the first table of this page."""
 
 
 POSTERIORDB = """`python examples/benchmarks/posteriordb.py`: twelve posteriors of the posteriordb database, default

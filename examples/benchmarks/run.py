@@ -9,11 +9,12 @@ Columns: network evaluations a draw; share of effective draws among fresh propos
 standard error; DF-ELBO and, from exact draws where there are any, DF-EUBO minus the truth; Pareto k; Sinkhorn
 divergence between draws and exact draws, relative to that between exact draws (16 sets of 512 draws each, so that
 perfect draws are near 1); fold fraction on base draws and on base draws stretched by 1.5; share of draws x that the
-inverse recovers to 1e-4 (1 + max |x|); largest error of a posterior mean in posterior standard deviations (against the
-exact moments, or a long NUTS run with --nuts), among corrected draws; largest relative error of a mode's weight, among
-163,840 weighted draws; millions of target gradients, those of base search and audit estimated; seconds of the warmup
-(base search, compilation, training and audit); `reliable`. With --budgets the finer budgets are refined in the same
-warmup, and each gets a row of its own; --curve adds rows for all budgets up to 128 as they come.
+inverse recovers to 1e-4 (1 + max |x|), in the JSON of stretched draws as well; largest error of a posterior mean in
+posterior standard deviations (against the exact moments, or a long NUTS run with --nuts), among corrected draws;
+largest relative error of a mode's weight, among 163,840 weighted draws; millions of target gradients, those of base
+search and audit estimated; seconds of the warmup (base search, compilation, training and audit); `reliable`. With
+--budgets the finer budgets are refined in the same warmup, and each gets a row of its own; --curve adds rows for all
+budgets up to 128 as they come.
 
 Ionosphere, sonar and German credit need their data: set ONESTEP_DATA (see `problems.read_csv`).
 """
@@ -197,7 +198,7 @@ def measure(
         log_z, std_error = log_mean_weight(log_w)
         trained = Flow(sampler, num_steps)
         folds, inverted = trained.folds_and_inverted(random.key(4), 1.0)
-        folds_inflated, _ = trained.folds_and_inverted(random.key(5), 1.5)
+        folds_inflated, inverted_inflated = trained.folds_and_inverted(random.key(5), 1.5)
         row = {
             "problem": name,
             "seed": seed,
@@ -218,6 +219,7 @@ def measure(
             "folds": folds,
             "folds_inflated": folds_inflated,
             "inverted": inverted,
+            "inverted_inflated": inverted_inflated,
             "mean_error_sd": float("nan"),
             "mode_error": float("nan"),
             "gradients": training_gradients(sampler),
