@@ -18,6 +18,7 @@ from numpyro_onestep.weights import (
     pareto_k,
     pareto_k_threshold,
     tail_error,
+    unseen_error,
 )
 
 __all__ = ["Evidence", "estimate", "evidence"]
@@ -36,7 +37,8 @@ class Evidence(NamedTuple):
 
     Attributes:
         log_z: log of the mean weight of fresh proposals; nan where the evidence is undefined.
-        std_error: its standard error, the spread between replicates and what a heavy tail may hold included.
+        std_error: its standard error, with the spread between replicates and what larger weights than those seen, and a
+            heavy tail, may add.
         elbo: mean log weight of the proposals, the DF-ELBO: a lower bound of log Z in expectation.
         eubo: the DF-EUBO, an upper bound of log Z in expectation, from posterior draws that do not come from the flow;
             nan where it was not estimated.
@@ -81,6 +83,9 @@ def estimate(
     """
     log_w = np.concatenate([np.asarray(r.log_weights, np.float64) for r in replicates])
     log_z, std_error = log_mean_weight(log_w)
+    tail_shape = pareto_k(log_w)
+    if np.isfinite(std_error):
+        std_error = float(np.hypot(std_error, unseen_error(log_w, tail_shape)))
     if len(replicates) > 1:
         each = np.array([log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates])
         std_error = float(np.hypot(std_error, each.std(ddof=1) / np.sqrt(len(each))))
@@ -94,7 +99,7 @@ def estimate(
         elbo=float(np.mean(np.where(np.isnan(log_w), -np.inf, log_w))),
         eubo=float(np.mean(usable)) if len(usable) else float("nan"),
         ess=float(effective_sample_size(jnp.asarray(log_w))),
-        pareto_k=pareto_k(log_w),
+        pareto_k=tail_shape,
         fold_fraction=folds,
         num_proposals=len(log_w),
         num_replicates=len(replicates),

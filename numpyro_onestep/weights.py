@@ -5,7 +5,15 @@ import numpy as np
 from jax import Array, random
 from jax.scipy.special import logsumexp
 
-__all__ = ["effective_sample_size", "log_mean_weight", "pareto_k", "pareto_k_threshold", "resample", "tail_error"]
+__all__ = [
+    "effective_sample_size",
+    "log_mean_weight",
+    "pareto_k",
+    "pareto_k_threshold",
+    "resample",
+    "tail_error",
+    "unseen_error",
+]
 
 
 def effective_sample_size(log_weights: Array) -> Array:
@@ -69,9 +77,34 @@ def tail_error(log_weights: np.ndarray, pareto_k: float) -> float:
     if not np.isfinite(log_w[-1]):
         return float("inf")
     w = np.exp(log_w - log_w[-1])
+    excess = _tail_excess(w)
+    return float(np.sum(excess) / w.sum() / max(1 - pareto_k, 0.02))
+
+
+def unseen_error(log_weights: np.ndarray, pareto_k: float) -> float:
+    """What weights larger than the largest of these may add to log Z, in nats.
+
+    One draw in N is expected to be beyond the largest weight seen. Its weight exceeds that, in the mean of a
+    generalised Pareto tail, by the tail's mean excess and k/(1 − k) times the largest one, with k one standard error
+    (1 + k̂)/√M of M draws in the tail (Smith 1987) above k̂, and at most .98. The usual standard error knows nothing of
+    such draws; without one the mean is low.
+    """
+    log_w = np.sort(_nan_as_zero_weight(log_weights))
+    if not np.isfinite(log_w[-1]):
+        return float("inf")
+    if pareto_k == -np.inf:  # constant weights
+        return 0.0
+    w = np.exp(log_w - log_w[-1])
+    excess = _tail_excess(w)
+    k = min(pareto_k + (1 + pareto_k) / np.sqrt(len(excess)), 0.98)
+    beyond = max(0.0, np.mean(excess) + k / (1 - k) * excess[-1])
+    return float((1 - w.mean() + beyond) / w.sum())
+
+
+def _tail_excess(w: np.ndarray) -> np.ndarray:
+    """By how much the 3√N largest of the sorted weights, or a fifth of all if that is fewer, exceed the next."""
     size = max(1, int(min(3 * np.sqrt(len(w)), len(w) / 5)))
-    excess = np.sum(w[-size:] - w[-min(size + 1, len(w))])
-    return float(excess / w.sum() / max(1 - pareto_k, 0.02))
+    return w[-size:] - w[-min(size + 1, len(w))]
 
 
 def resample(rng_key: Array, log_weights: Array, num_draws: int) -> Array:

@@ -88,9 +88,10 @@ def test_a_warm_start_needs_a_third_of_the_iterations(name, monkeypatch):
 
 
 ABLATED = {  # problem → variants that must differ from one another there
-    "funnel": "default ordinary_gradient no_stretch affine no_whitening no_bumps no_tanh no_ridges free_signs barrier",
+    "funnel": "default ordinary_gradient no_stretch no_cap affine no_whitening no_bumps no_tanh no_ridges free_signs "
+    "barrier",
     "double_wells_32": "default no_annealing",
-    "breast_cancer": "default no_cap dense_scales one_state one_volume refined state volume distilled one_wave",
+    "breast_cancer": "default dense_scales one_state one_volume refined state volume distilled one_wave",
 }
 
 
@@ -101,11 +102,11 @@ def test_what_an_ablation_replaces_is_what_runs(problem, tmp_path):
     variants, rows = ABLATED[problem].split(), tmp_path / "rows.jsonl"
     command = [sys.executable, EXAMPLES / "benchmarks" / "ablation.py", problem, "--variants", *variants]
     subprocess.run([*command, "--iterations", "20", "--json", rows], check=True)
-    gaps = {}
+    elbos = {}
     for row in map(json.loads, rows.read_text().splitlines()):
-        gaps.setdefault(row["variant"], []).append(row["elbo_gap"])
-    assert list(gaps) == variants
-    assert len(set(map(tuple, gaps.values()))) == len(variants)
+        elbos.setdefault(row["variant"], []).append((row["elbo_gap"], row["elbo_last"]))
+    assert list(elbos) == variants
+    assert len(set(map(tuple, elbos.values()))) == len(variants)
 
 
 @pytest.mark.slow
@@ -140,7 +141,7 @@ REQUIRED = {
     "sonar": (0.88, 0.05, 90),
 }
 NEED_DATA = {"german_credit", "ionosphere", "sonar"}
-FLAGGED = {"brownian"}  # some of its mass is out of the flow's reach, and it says so
+FLAGGED = {"brownian"}  # some of its mass is hardly in the flow's reach: it says so, or its error bar does
 
 
 def skip_without_data(name):
@@ -176,7 +177,10 @@ def test_benchmark(name, flags, tmp_path):
     assert row["mean_error_sd"] <= 0.1
     if name.startswith("mixture"):
         assert row["mode_error"] <= 0.2
-    assert row["reliable"] == (name not in FLAGGED)
+    if name in FLAGGED:
+        assert not row["reliable"] or abs(row["log_z_error"]) <= 3 * row["std_error"]
+    else:
+        assert row["reliable"]
     if not flags:
         assert row["seconds"] <= seconds
 

@@ -93,6 +93,29 @@ def test_resample_frequencies(getkey):
     assert np.all(gap <= 5 * np.sqrt(expected * (1 - expected) / num))
 
 
+@pytest.mark.parametrize(("k", "least", "widest"), [(0.2, 0.92, 1.1), (0.4, 0.92, 1.5), (0.7, 0.88, 5.0)])
+def test_the_error_of_a_heavy_tailed_mean_covers_it(k, least, widest):
+    rng = np.random.default_rng(0)
+    errors, usual, whole = [], [], []
+    for _ in range(400):
+        log_w = np.log(1 + 0.1 * (rng.uniform(size=4096) ** -k - 1) / k)
+        log_z, std_error = weights.log_mean_weight(log_w)
+        errors.append(abs(log_z - math.log(1 + 0.1 / (1 - k))))
+        usual.append(std_error)
+        whole.append(math.hypot(std_error, weights.unseen_error(log_w, weights.pareto_k(log_w))))
+    assert np.mean(np.array(errors) <= 2 * np.array(whole)) >= least
+    assert np.median(np.array(whole) / np.array(usual)) <= widest
+    if k == 0.7:  # what it is for
+        assert np.mean(np.array(errors) <= 2 * np.array(usual)) < 0.8
+
+
+def test_nothing_is_unseen_of_constant_weights():
+    log_w = np.full(1000, 123.0) + 1e-6 * np.arange(1000) / 1000
+    assert weights.unseen_error(log_w, weights.pareto_k(log_w)) == 0
+    assert weights.unseen_error(np.full(100, -INF), INF) == INF
+    assert weights.unseen_error(np.zeros(100), 0.5) == 0
+
+
 def test_tail_error_tells_a_heavy_tail_from_a_negligible_one():
     u = (np.arange(4096) + 0.5) / 4096
     heavy = -0.9 * np.log(1 - u)  # Pareto weights with shape .9

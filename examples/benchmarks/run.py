@@ -39,7 +39,7 @@ from numpyro_onestep import OneStep, OneStepSampler, coverage, flow, modes
 from numpyro_onestep import base as base_
 from numpyro_onestep.losses import Consistency
 from numpyro_onestep.target import LARGE_DIM
-from numpyro_onestep.weights import effective_sample_size, log_mean_weight, pareto_k
+from numpyro_onestep.weights import effective_sample_size, log_mean_weight, pareto_k, unseen_error
 
 COLUMNS = (
     "nfe",
@@ -196,6 +196,7 @@ def measure(
         fresh = sampler.draw(random.key(seed + 2), NUM_FRESH, num_steps=num_steps)
         log_w = fresh.log_weights
         log_z, std_error = log_mean_weight(log_w)
+        tail_shape = pareto_k(log_w)
         trained = Flow(sampler, num_steps)
         folds, inverted = trained.folds_and_inverted(random.key(4), 1.0)
         folds_inflated, inverted_inflated = trained.folds_and_inverted(random.key(5), 1.5)
@@ -211,10 +212,11 @@ def measure(
             "ess": float(effective_sample_size(log_w)) / NUM_FRESH,
             "log_z_error": float(log_z) - problem.log_z,
             "log_z_reference_error": problem.log_z_error,
-            "std_error": float(std_error),
+            "std_error": float(np.hypot(std_error, unseen_error(log_w, tail_shape))),
             "elbo_gap": float(jnp.mean(log_w)) - problem.log_z,
+            "elbo_last": float(jnp.mean(sampler.last_state.train.elbo)),  # of the last network, kept or not
             "eubo_gap": float("nan"),
-            "pareto_k": pareto_k(log_w),
+            "pareto_k": tail_shape,
             "sinkhorn": float("nan"),
             "folds": folds,
             "folds_inflated": folds_inflated,
