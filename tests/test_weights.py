@@ -96,17 +96,19 @@ def test_resample_frequencies(getkey):
 @pytest.mark.parametrize(("k", "least", "widest"), [(0.2, 0.92, 1.1), (0.4, 0.92, 1.5), (0.7, 0.88, 5.0)])
 def test_the_error_of_a_heavy_tailed_mean_covers_it(k, least, widest):
     rng = np.random.default_rng(0)
-    errors, usual, whole = [], [], []
+    rows = []
     for _ in range(400):
         log_w = np.log(1 + 0.1 * (rng.uniform(size=4096) ** -k - 1) / k)
         log_z, std_error = weights.log_mean_weight(log_w)
-        errors.append(abs(log_z - math.log(1 + 0.1 / (1 - k))))
-        usual.append(std_error)
-        whole.append(math.hypot(std_error, weights.unseen_error(log_w, weights.pareto_k(log_w))))
-    assert np.mean(np.array(errors) <= 2 * np.array(whole)) >= least
-    assert np.median(np.array(whole) / np.array(usual)) <= widest
+        unseen = weights.unseen_error(log_w, weights.pareto_k(log_w))
+        rows.append((abs(log_z - math.log(1 + 0.1 / (1 - k))), std_error, math.hypot(std_error, unseen)))
+    error, usual, whole = np.array(rows).T
+    covered, covered_before, wider = np.mean(error <= 2 * whole), np.mean(error <= 2 * usual), np.median(whole / usual)
+    print(f"k {k}: within two errors {covered:.2f}, without the unseen {covered_before:.2f}; {wider:.2f} times as wide")
+    assert covered >= least
+    assert wider <= widest
     if k == 0.7:  # what it is for
-        assert np.mean(np.array(errors) <= 2 * np.array(usual)) < 0.8
+        assert covered_before < 0.8
 
 
 def test_nothing_is_unseen_of_constant_weights():
