@@ -23,6 +23,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_configure(config):
+    # nearly all of the quick tests' time is the compiler's; the slow ones run what a user runs
+    if config.option.markexpr == "not slow":
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # in the processes that tests start
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture
 def getkey():
     keys = iter(jax.random.split(jax.random.key(20251205), 1000))
