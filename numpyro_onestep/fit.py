@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from numpyro_onestep import train
 from numpyro_onestep.audit import audit
 from numpyro_onestep.base_search import extend
+from numpyro_onestep.compilation import full_precision
 from numpyro_onestep.conditional_scale import influence
 from numpyro_onestep.coverage import Audit
 from numpyro_onestep.kernel import OneStep
@@ -29,6 +30,7 @@ class Fit(NamedTuple):
     rng_key: Array
 
 
+@full_precision
 def fit(
     kernel: OneStep,
     rng_key: Array,

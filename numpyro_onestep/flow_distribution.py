@@ -16,6 +16,7 @@ from numpyro_onestep import base as base_
 from numpyro_onestep import flow
 from numpyro_onestep.base import Base
 from numpyro_onestep.block import BlockParams
+from numpyro_onestep.compilation import full_precision
 from numpyro_onestep.state import trained_flows
 from numpyro_onestep.trained_kernel import kernel_of
 
@@ -32,6 +33,7 @@ class BaseDistribution(dist.Distribution):
         self.base = base
         super().__init__(batch_shape=(), event_shape=(base.dim,), validate_args=False)
 
+    @full_precision
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Exact draws, shape (*sample_shape, D)."""
         num_draws = 1
@@ -39,6 +41,7 @@ class BaseDistribution(dist.Distribution):
             num_draws *= size
         return base_.sample(self.base, key, num_draws).reshape(*sample_shape, self.base.dim)
 
+    @full_precision
     def log_prob(self, value: Array) -> Array:
         """Log p0, constants included, shape of `value` without its last axis."""
         return jnp.vectorize(partial(base_.log_prob, self.base), signature="(d)->()")(value)
@@ -69,13 +72,16 @@ class FlowTransform(Transform):
         self.base: Base = best.base  # type: ignore[assignment]
         self.blocks = flow.compiled_blocks_of(best.train.best, kernel.num_steps)  # type: ignore[union-attr]
 
+    @full_precision
     def __call__(self, x: Array) -> Array:  # type: ignore[override]
         """Unconstrained points of base points, shape (..., D)."""
         return _over_points(partial(_forward, self.blocks, self.base), "(d)->(d)", x)
 
+    @full_precision
     def _inverse(self, y: Array) -> Array:  # type: ignore[override]
         return _over_points(partial(_inverse, self.blocks, self.base), "(d)->(d)", y)
 
+    @full_precision
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:  # type: ignore[override]
         """log|det ∂y/∂x|, exact, shape of `x` without its last axis."""
         return _over_points(partial(_log_det, self.blocks, self.base), "(d)->()", x)
@@ -116,6 +122,7 @@ class FlowDistribution(dist.TransformedDistribution):
         self._constrain = kernel_of(mcmc, "FlowDistribution").setup.constrain(mcmc._args, mcmc._kwargs)
         super().__init__(BaseDistribution(transform.base), transform, validate_args=False)
 
+    @full_precision
     def constrain(self, value: Array) -> Any:
         """Constrained values and deterministic sites of the trained model, by name, at `value`, shape (..., D)."""
         flat = jnp.reshape(value, (-1, value.shape[-1]))

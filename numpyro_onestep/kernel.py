@@ -17,7 +17,7 @@ from numpyro_onestep import base as base_
 from numpyro_onestep import metropolis, replicates, train
 from numpyro_onestep.base import Base
 from numpyro_onestep.base_search import search
-from numpyro_onestep.compilation import make_room
+from numpyro_onestep.compilation import full_precision, make_room
 from numpyro_onestep.losses import Problem
 from numpyro_onestep.plan import default_width, finer_budgets, plan
 from numpyro_onestep.proposal import Flow, propose_once
@@ -224,6 +224,7 @@ class OneStep(MCMCKernel):
         """
         return self.start(rng_key, num_warmup, init_params, model_args, model_kwargs or {}, stock=True)
 
+    @full_precision
     def start(
         self, rng_key: Array, num_warmup: int, init_params: Any, args: tuple, kwargs: dict, stock: bool = False
     ) -> OneStepState:
@@ -260,6 +261,7 @@ class OneStep(MCMCKernel):
         """Up to `num_iterations` further iterations of every replicate."""
         return replicates.advance(trained, problem, self.train_config(problem.base.dim), num_iterations)
 
+    @full_precision
     def resumed_state(self, rng_key: Array, base: Base, trained: TrainState) -> OneStepState:
         """A state at the end of warmup with a flow trained elsewhere."""
         state = self._first_state(rng_key, base, trained)
@@ -270,6 +272,7 @@ class OneStep(MCMCKernel):
         point = center if base is None else base_.unwhiten(base, jnp.zeros_like(center))
         return first_state(rng_key, self.setup.unravel(point), self.num_steps, base, trained)
 
+    @full_precision
     def sample(self, state: OneStepState, model_args: tuple, model_kwargs: dict[str, Any]) -> OneStepState:
         """One iteration: training while `i < num_warmup`, an independence-Metropolis move always.
 

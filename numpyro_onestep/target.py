@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.stats import norm
 from numpyro.infer.util import initialize_model
 
+from numpyro_onestep.compilation import full_precision
 from numpyro_onestep.model_function import ModelFunction, Same, bind, fingerprint, plain
 from numpyro_onestep.model_trace import evidence_caveats, factor_notes, masked_out, observed_values
 
@@ -172,6 +173,7 @@ class ModelSetup(NamedTuple):
                 "as arguments of `run`, or run again."
             )
 
+    @full_precision
     def _fingerprints(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Hashable, ...]:
         functions = self.log_density(args, kwargs), self.constrain(args, kwargs)
         return tuple(fingerprint(function, self.center) for function in functions)

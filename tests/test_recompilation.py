@@ -2,13 +2,14 @@
 
 import jax
 import jax.monitoring
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from jax import random
+from jax import lax, random
 
-from numpyro_onestep import OneStep, OneStepSampler, compilation, fit
+from numpyro_onestep import FlowDistribution, OneStep, OneStepSampler, compilation, fit
 
 COMPILED: list[str] = []
 TRACED: list[int] = []
@@ -27,9 +28,9 @@ def listener():
 
 def regression(x, y):
     TRACED.append(1)
-    slope = numpyro.sample("slope", dist.Normal(0, 1))
+    slope = numpyro.sample("slope", dist.Normal(0, 1).expand([1]))
     noise = numpyro.sample("noise", dist.HalfNormal(1))
-    numpyro.sample("y", dist.Normal(slope * x, noise), obs=y)
+    numpyro.sample("y", dist.Normal(x[:, None] @ slope, noise), obs=y)
 
 
 def data(seed):
@@ -72,13 +73,52 @@ def test_training_looks_at_the_device_between_blocks_only(monkeypatch):
     assert 0 < len(looks) <= fit._NUM_BLOCKS
 
 
-def test_no_tracer_leaks():
-    kernel = OneStep(regression, **OPTIONS, coverage_audit=False)
+class Products(list):
+    """The precision of every matrix product of floats that is traced or computed meanwhile."""
+
+    def __init__(self, monkeypatch):
+        bind = lax.dot_general_p.bind
+
+        def recorded(x, y, **params):
+            if jnp.issubdtype(x.dtype, jnp.floating):
+                self.append(params["precision"])
+            return bind(x, y, **params)
+
+        monkeypatch.setattr(lax.dot_general_p, "bind", recorded)
+
+
+@pytest.fixture
+def products(monkeypatch):
+    return Products(monkeypatch)
+
+
+FULL = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
+
+
+def test_no_tracer_leaks_and_all_matrix_products_are_of_full_precision(products):
+    kernel = OneStep(regression, **OPTIONS)
     sampler = OneStepSampler(kernel, **{**COUNTS, "num_warmup": 2})
     jax.clear_caches()  # what is compiled already would not be traced again
     with jax.checking_leaks():
         sampler.run(random.key(0), *data(0))
     assert np.all(np.isfinite(sampler.get_samples()["slope"]))
+    posterior = FlowDistribution(sampler)
+    posterior.log_prob(posterior.sample(random.key(1), (3,)))
+    sampler.evidence  # noqa: B018
+    assert len(products) > 100
+    assert set(products) == {FULL}
+
+
+def test_stock_run_has_matrix_products_of_full_precision_or_of_the_users_choice(products):
+    kernel = OneStep(regression, **OPTIONS)
+    state = kernel.init(random.key(0), 2, None, data(0))
+    products.clear()
+    jax.clear_caches()
+    for chosen, expected in ((None, FULL), ("bfloat16", (lax.Precision.DEFAULT,) * 2)):
+        with jax.default_matmul_precision(chosen):
+            jax.eval_shape(lambda state: kernel.sample(state, data(0), {}), state)
+        assert set(products) == {expected}
+        products.clear()
 
 
 @pytest.fixture
