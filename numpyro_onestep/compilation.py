@@ -34,7 +34,8 @@ def full_precision(function: _F) -> _F:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with jax.default_matmul_precision(jax.config.jax_default_matmul_precision or "highest"):
+        chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        with jax.default_matmul_precision(chosen or "highest"):
             return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
