@@ -38,6 +38,7 @@ from problems import PROBLEMS, Problem
 
 from numpyro_onestep import OneStep, OneStepSampler, coverage, flow, modes
 from numpyro_onestep import base as base_
+from numpyro_onestep.compilation import full_precision
 from numpyro_onestep.losses import Consistency
 from numpyro_onestep.target import LARGE_DIM
 from numpyro_onestep.weights import effective_sample_size, log_mean_weight, pareto_k, unseen_error
@@ -75,6 +76,7 @@ class Flow:
         """Share of base draws at which the map is not locally injective, and share that its inverse recovers."""
 
         @jax.jit
+        @full_precision
         def check(x: jax.Array) -> tuple[jax.Array, jax.Array]:
             y, log_det = flow.forward_and_log_det(self.blocks, x)
             error = jnp.max(jnp.abs(flow.inverse(self.blocks, y) - x))
@@ -88,6 +90,7 @@ class Flow:
         """Mean log γ(z) − log q(z) over exact draws z, an upper bound of log Z; infinite if one lost its way back."""
 
         @jax.jit
+        @full_precision
         def gap(z: jax.Array) -> jax.Array:
             return self.problem.density.value(z) - coverage.log_prob(self.base, self.blocks, z)
 
@@ -209,6 +212,7 @@ def measure(
             "curve": curve,
             "audit": kernel.coverage_audit,
             "jaxlib": jaxlib.__version__,
+            "backend": jax.default_backend(),
             "nfe": num_steps,
             "ess": float(effective_sample_size(log_w)) / NUM_FRESH,
             "log_z_error": float(log_z) - problem.log_z,
