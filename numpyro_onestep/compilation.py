@@ -11,16 +11,18 @@ them.
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 
 __all__ = ["full_precision", "jit", "jit_once", "make_room"]
 
-_FAST = {"xla_backend_optimization_level": 1}
+_PLAIN_FUSIONS = {"xla_cpu_use_fusion_emitters": False}
+_FEW_OPTIMISATIONS = {"xla_backend_optimization_level": 1}
 _MAX_PROGRAMS = 100  # some five models' worth
 _MAPS, _MAX_MAPS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -41,37 +43,48 @@ def full_precision(function: _F) -> _F:
     return call  # type: ignore[return-value]
 
 
-def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+def _compiled(function: _F, static_argnames: tuple[str, ...], cpu_options: dict[str, Any]) -> _F:
+    """`jax.jit`, with these options on CPU; within another transformation, which has its own, it is plain."""
+
     @full_precision
     @wraps(function)
     def counted(*args: Any, **kwargs: Any) -> Any:
         _traces.append(None)
         return function(*args, **kwargs)
 
-    compiled = jax.jit(counted, **options)
-    _functions.append(compiled)
-    return compiled
-
-
-def jit(function: _F, static_argnames: tuple[str, ...] = ()) -> _F:
-    """`jax.jit`, for functions that take a model as an argument."""
-    return _compiled(function, static_argnames=static_argnames)
-
-
-def jit_once(function: _F, static_argnames: tuple[str, ...] = ()) -> _F:
-    """`jit` that compiles a third faster on CPU, to slower code: for what runs once in each fit.
-
-    Within another transformation it is plain `jax.jit`.
-    """
-    plain = _compiled(function, static_argnames=static_argnames)
-    fast = _compiled(function, static_argnames=static_argnames, compiler_options=_FAST)
+    @cache
+    def compiled(on_cpu: bool) -> Any:
+        options = {name: value for name, value in cpu_options.items() if _is_known(name, value)} if on_cpu else None
+        _functions.append(jax.jit(counted, static_argnames=static_argnames, compiler_options=options or None))
+        return _functions[-1]
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs)))
-        return (plain if traced or jax.default_backend() != "cpu" else fast)(*args, **kwargs)
+        values = jax.tree.leaves((args, kwargs, jnp.zeros(())))  # the last is traced within `jit` whatever the arguments
+        traced = any(isinstance(value, Tracer) for value in values)
+        return compiled(not traced and jax.default_backend() == "cpu")(*args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+@cache
+def _is_known(name: str, value: Any) -> bool:
+    """Whether this jaxlib's compiler has the option."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value})()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def jit(function: _F, static_argnames: tuple[str, ...] = ()) -> _F:
+    """`jax.jit`, for functions that take a model as an argument; on CPU it compiles faster, to code no slower."""
+    return _compiled(function, static_argnames, _PLAIN_FUSIONS)
+
+
+def jit_once(function: _F, static_argnames: tuple[str, ...] = ()) -> _F:
+    """`jit` that compiles faster still on CPU, to slower code: for what runs once in each fit."""
+    return _compiled(function, static_argnames, _PLAIN_FUSIONS | _FEW_OPTIMISATIONS)
 
 
 def make_room() -> None:

@@ -1,5 +1,7 @@
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA logs every program it reads back from the cache
@@ -23,11 +25,21 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+# the compiler's shortest way through a program on one core; a jaxlib that has not all of these does without
+_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
+
 def pytest_configure(config):
     # nearly all of the quick tests' time is the compiler's; the slow ones run what a user runs
     if config.option.markexpr == "not slow":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # in the processes that tests start
         jax.config.update("jax_disable_most_optimizations", True)
+        if _OWN:  # read when the first program is compiled, and by the workers
+            flags = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
+            start = [sys.executable, "-c", "import jax; jax.devices()"]
+            known = subprocess.run(start, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, check=False)
+            if known.returncode == 0:
+                os.environ["XLA_FLAGS"] = flags
 
 
 @pytest.fixture
