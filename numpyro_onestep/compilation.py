@@ -60,7 +60,7 @@ def _compiled(function: _F, static_argnames: tuple[str, ...], cpu_options: dict[
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        values = jax.tree.leaves((args, kwargs, jnp.zeros(())))  # the last is traced within `jit` whatever the arguments
+        values = jax.tree.leaves((args, kwargs, jnp.zeros(())))  # the last is traced in any `jit`
         traced = any(isinstance(value, Tracer) for value in values)
         return compiled(not traced and jax.default_backend() == "cpu")(*args, **kwargs)
 
