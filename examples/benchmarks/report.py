@@ -44,11 +44,8 @@ database's 10,000 reference draws, the worst over all parameters; a posterior ag
 prior is improper log Z is undefined. `one_comp_mm_elim_abs` has two parameters with hardly a variance: in the
 reference draws the ten chains' own standard deviations of one of them run from 4.2 to 11.1, so there the agreement of
 standard deviations is partly luck."""
-DEFAULT = """Default settings, the audit included. Every training had both cores of one machine to itself. Those of
-eight_schools, funnel, double_wells_4, seeds, brownian, the mixtures, and double_wells_32 with seed 1 ran on slower
-machines of the same kind, which take 1.6 to 2.2 times as long: on the faster one, which ran the others, these took 36
-to 38, 33 and 34, 22 and 24, 39 and 41, 57 and 58, 23 to 26, and 55 s. The errors of rows with k̂ below .3, and of the
-mixtures, were printed before a standard error counted weights that no draw has reached: at k̂ = .2 these add 5 %."""
+DEFAULT = """Default settings, the audit included. All rows are of one machine, and every training had both of its
+cores to itself. It is a slow one of its kind: others took two thirds as long."""
 REFINED = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8`), evaluations a draw
 in the columns. Seconds with one of two busy cores."""
 CURVE = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8 --curve`), evaluations a
