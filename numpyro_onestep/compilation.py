@@ -54,8 +54,8 @@ def _compiled(function: _F, static_argnames: tuple[str, ...], cpu_options: dict[
 
     @cache
     def compiled(on_cpu: bool) -> Any:
-        options = {name: value for name, value in cpu_options.items() if _is_known(name, value)} if on_cpu else None
-        _functions.append(jax.jit(counted, static_argnames=static_argnames, compiler_options=options or None))
+        options = {name: value for name, value in cpu_options.items() if on_cpu and _is_known(name, value)}
+        _functions.append(jax.jit(counted, static_argnames=static_argnames, compiler_options=options))
         return _functions[-1]
 
     @wraps(function)

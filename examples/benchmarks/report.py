@@ -45,7 +45,7 @@ prior is improper log Z is undefined. `one_comp_mm_elim_abs` has two parameters 
 reference draws the ten chains' own standard deviations of one of them run from 4.2 to 11.1, so there the agreement of
 standard deviations is partly luck."""
 DEFAULT = """Default settings, the audit included. All rows are of one machine, and every training had both of its
-cores to itself. It is a slow one of its kind: others took two thirds as long."""
+cores to itself. It is a slow one of its kind: earlier code took two thirds as long on a faster one."""
 REFINED = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8`), evaluations a draw
 in the columns. Seconds with one of two busy cores."""
 CURVE = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8 --curve`), evaluations a
