@@ -82,7 +82,7 @@ def save_picture(sampler: OneStepSampler, nuts: MCMC, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from numpyro_onestep.plots import plot_draws, plot_weights
+    from numpyro_onestep.results.plots import plot_draws, plot_weights
 
     ours, reference = (
         {"log tau": np.log(s["tau"]), "theta[0]": s["theta"][:, 0]} for s in (sampler.get_samples(), nuts.get_samples())

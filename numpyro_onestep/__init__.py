@@ -3,13 +3,13 @@
 import warnings as _warnings
 from importlib.metadata import version as _version
 
-from numpyro_onestep.compare import compare
-from numpyro_onestep.evidence import Evidence, evidence
-from numpyro_onestep.flow_distribution import FlowDistribution, FlowTransform
 from numpyro_onestep.kernel import OneStep
-from numpyro_onestep.reparam import FlowReparam
+from numpyro_onestep.results.compare import compare
+from numpyro_onestep.results.flow_distribution import FlowDistribution, FlowTransform
+from numpyro_onestep.results.reparam import FlowReparam
 from numpyro_onestep.sampler import Draws, OneStepSampler
 from numpyro_onestep.state import OneStepState
+from numpyro_onestep.trust.evidence import Evidence, evidence
 
 __all__ = [
     "Draws",

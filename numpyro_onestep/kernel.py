@@ -13,18 +13,20 @@ from numpyro.infer import init_to_uniform
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity, is_prng_key
 
-from numpyro_onestep import base as base_
-from numpyro_onestep import metropolis, replicates, train
-from numpyro_onestep.base import Base
-from numpyro_onestep.base_search import search
+from numpyro_onestep.base import distribution as base_
+from numpyro_onestep.base.distribution import Base
+from numpyro_onestep.base.search import search
 from numpyro_onestep.compilation import full_precision, make_room
-from numpyro_onestep.losses import Problem
-from numpyro_onestep.plan import default_width, finer_budgets, plan
-from numpyro_onestep.proposal import Flow, propose_once
+from numpyro_onestep.draws import metropolis
+from numpyro_onestep.draws.proposal import Flow, propose_once
+from numpyro_onestep.draws.weights import resample
+from numpyro_onestep.model.target import ModelSetup, Target, setup_model, setup_potential
 from numpyro_onestep.state import OneStepState, first_state, trained_flows
-from numpyro_onestep.target import ModelSetup, Target, setup_model, setup_potential
-from numpyro_onestep.train import TrainConfig, TrainState
-from numpyro_onestep.weights import resample
+from numpyro_onestep.training import loop as train
+from numpyro_onestep.training import replicates
+from numpyro_onestep.training.loop import TrainConfig, TrainState
+from numpyro_onestep.training.losses import Problem
+from numpyro_onestep.training.plan import default_width, finer_budgets, plan
 
 __all__ = ["OneStep"]
 

@@ -12,19 +12,19 @@ from jax import Array, random
 from numpyro.infer import MCMC
 from numpyro.util import is_prng_key
 
-from numpyro_onestep import evidence as evidence_
-from numpyro_onestep.chains import collect
 from numpyro_onestep.compilation import jit
-from numpyro_onestep.coverage import Audit
-from numpyro_onestep.evidence import Evidence
-from numpyro_onestep.fit import fit
-from numpyro_onestep.flow import check_num_steps
+from numpyro_onestep.draws.chains import collect
+from numpyro_onestep.draws.proposal import Flow, pool
+from numpyro_onestep.flow.steps import check_num_steps
 from numpyro_onestep.kernel import OneStep
-from numpyro_onestep.model_function import ModelFunction, Same, owned, plain
-from numpyro_onestep.proposal import Flow, pool
+from numpyro_onestep.model.function import ModelFunction, Same, owned, plain
+from numpyro_onestep.model.target import ModelSetup
+from numpyro_onestep.run import kernel_of
 from numpyro_onestep.state import OneStepState, check_dim, same_leaves, trained_flows
-from numpyro_onestep.target import ModelSetup
-from numpyro_onestep.trained_kernel import kernel_of
+from numpyro_onestep.trust import evidence as evidence_
+from numpyro_onestep.trust.coverage import Audit
+from numpyro_onestep.trust.evidence import Evidence
+from numpyro_onestep.warmup import fit
 
 __all__ = ["Draws", "OneStepSampler"]
 
@@ -191,20 +191,20 @@ class OneStepSampler(MCMC):
 
     def to_inference_data(self) -> Any:
         """ArviZ `InferenceData` (0.23) or `DataTree` (1.x): posterior, sample stats, evidence and proposals."""
-        from numpyro_onestep.inference_data import to_inference_data
+        from numpyro_onestep.results.inference_data import to_inference_data
 
         return to_inference_data(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the trained flow, the model arguments and the draws to one file; see `numpyro_onestep.checkpoint`."""
-        from numpyro_onestep.checkpoint import save
+        """Write the trained flow, the model arguments and the draws to one file; see `numpyro_onestep.results.checkpoint`."""
+        from numpyro_onestep.results.checkpoint import save
 
         save(self, path)
 
     @classmethod
     def load(cls, path: str | Path, sampler: OneStep, postprocess_fn: Callable | None = None) -> "OneStepSampler":
         """Read what `save` wrote; it stored no code: `sampler` is the same `OneStep(model)`, like `postprocess_fn`."""
-        from numpyro_onestep.checkpoint import load
+        from numpyro_onestep.results.checkpoint import load
 
         return load(cls, path, sampler, postprocess_fn)
 

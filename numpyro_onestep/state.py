@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.util import is_prng_key
 
-from numpyro_onestep.base import Base
-from numpyro_onestep.train import TrainState
+from numpyro_onestep.base.distribution import Base
+from numpyro_onestep.training.loop import TrainState
 
 __all__ = ["OneStepState", "check_dim", "first_state", "same_leaves", "trained_flows"]
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_onestep.base import whiten
-from numpyro_onestep.losses import Problem
-from numpyro_onestep.mixture_vi import Mixture
-from numpyro_onestep.network import StepNetwork
+from numpyro_onestep.base.distribution import whiten
+from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.training.losses import Problem
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -6,11 +6,13 @@ import pytest
 from jax import random
 from jax.scipy.special import logsumexp
 
-from numpyro_onestep import OneStep, OneStepSampler, coverage, flow
-from numpyro_onestep import base as base_
-from numpyro_onestep.base_search import search
-from numpyro_onestep.network import StepNetwork
-from numpyro_onestep.target import LARGE_DIM, Target, safe_log_density
+from numpyro_onestep import OneStep, OneStepSampler
+from numpyro_onestep.base import distribution as base_
+from numpyro_onestep.base.search import search
+from numpyro_onestep.flow import steps as flow
+from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.model.target import LARGE_DIM, Target, safe_log_density
+from numpyro_onestep.trust import coverage
 
 DIM = LARGE_DIM + 4
 

@@ -9,7 +9,8 @@ import numpyro.distributions as dist
 import pytest
 from jax import lax, random
 
-from numpyro_onestep import FlowDistribution, OneStep, OneStepSampler, compilation, fit
+from numpyro_onestep import FlowDistribution, OneStep, OneStepSampler, compilation
+from numpyro_onestep import warmup as fit
 
 COMPILED: list[str] = []
 TRACED: list[int] = []

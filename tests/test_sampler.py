@@ -19,9 +19,9 @@ from models import (
 from numpyro.infer import MCMC, NUTS
 
 from numpyro_onestep import OneStep, OneStepSampler, evidence
-from numpyro_onestep.evidence import estimate
-from numpyro_onestep.proposal import Proposals, propose
-from numpyro_onestep.weights import log_mean_weight, pareto_k, unseen_error
+from numpyro_onestep.draws.proposal import Proposals, propose
+from numpyro_onestep.draws.weights import log_mean_weight, pareto_k, unseen_error
+from numpyro_onestep.trust.evidence import estimate
 
 FAST = {"num_warmup": 30, "num_samples": 300, "progress_bar": False}
 

@@ -24,15 +24,20 @@ from jax import Array, random
 from problems import ABLATED
 from run import measure
 
-from numpyro_onestep import OneStep, base, base_search, block, flow, losses, schedule
+from numpyro_onestep import OneStep
 from numpyro_onestep import kernel as kernel_
-from numpyro_onestep import network as network_
-from numpyro_onestep.base import Base
-from numpyro_onestep.block import BlockParams
-from numpyro_onestep.losses import Consistency, Loss, PathGradient, Problem
-from numpyro_onestep.mixture_vi import Mixture
-from numpyro_onestep.network import StepNetwork
-from numpyro_onestep.train import TrainConfig
+from numpyro_onestep.base import distribution as base
+from numpyro_onestep.base import search as base_search
+from numpyro_onestep.base.distribution import Base
+from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.flow import block
+from numpyro_onestep.flow import network as network_
+from numpyro_onestep.flow import steps as flow
+from numpyro_onestep.flow.block import BlockParams
+from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.training import losses, schedule
+from numpyro_onestep.training.loop import TrainConfig
+from numpyro_onestep.training.losses import Consistency, Loss, PathGradient, Problem
 
 SHOWN = ("ess", "log_z_error", "std_error", "elbo_gap", "pareto_k", "folds", "folds_inflated", "seconds")
 

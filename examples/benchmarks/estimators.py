@@ -35,16 +35,16 @@ from jax import Array, lax, random
 from jax.flatten_util import ravel_pytree
 from problems import PROBLEMS
 
-from numpyro_onestep import base as base_
-from numpyro_onestep import log_det as log_det_
-from numpyro_onestep import schedule as schedule_
-from numpyro_onestep import sde
-from numpyro_onestep.losses import Problem
-from numpyro_onestep.mixture_vi import Mixture
-from numpyro_onestep.network import ControlNetwork
-from numpyro_onestep.path_losses import LogVariance, PathConsistency, PathKL, control_of
-from numpyro_onestep.target import safe_log_density
-from numpyro_onestep.weights import effective_sample_size, log_mean_weight
+from numpyro_onestep.base import distribution as base_
+from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight
+from numpyro_onestep.flow.network import ControlNetwork
+from numpyro_onestep.model.target import safe_log_density
+from numpyro_onestep.paper import log_det as log_det_
+from numpyro_onestep.paper import sde
+from numpyro_onestep.paper.losses import LogVariance, PathConsistency, PathKL, control_of
+from numpyro_onestep.training import schedule as schedule_
+from numpyro_onestep.training.losses import Problem
 
 BUDGETS = (1, 2, 4, 8, 16, 32, 64)
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -36,12 +36,15 @@ from jax import random
 from numpyro.infer import MCMC, NUTS
 from problems import PROBLEMS, Problem
 
-from numpyro_onestep import OneStep, OneStepSampler, coverage, flow, modes
-from numpyro_onestep import base as base_
+from numpyro_onestep import OneStep, OneStepSampler
+from numpyro_onestep.base import distribution as base_
+from numpyro_onestep.base import modes
 from numpyro_onestep.compilation import full_precision
-from numpyro_onestep.losses import Consistency
-from numpyro_onestep.target import LARGE_DIM
-from numpyro_onestep.weights import effective_sample_size, log_mean_weight, pareto_k, unseen_error
+from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight, pareto_k, unseen_error
+from numpyro_onestep.flow import steps as flow
+from numpyro_onestep.model.target import LARGE_DIM
+from numpyro_onestep.training.losses import Consistency
+from numpyro_onestep.trust import coverage
 
 COLUMNS = (
     "nfe",

@@ -19,8 +19,8 @@ import numpyro.distributions as dist
 from jax import Array, random
 
 from numpyro_onestep import OneStep, OneStepSampler
-from numpyro_onestep.train import TrainState
-from numpyro_onestep.weights import effective_sample_size
+from numpyro_onestep.draws.weights import effective_sample_size
+from numpyro_onestep.training.loop import TrainState
 
 NUM_DRAWS = 8192
 LADDER = (30, 60, 125, 250, 500, 1000)

@@ -1,0 +1,168 @@
+"""The base distribution p0: a whitening Gaussian or a mixture, with Student-t tails where needed, sampled exactly.
+
+A share of the draws may come from the same components with every direction Student-t with 2 degrees of freedom. Since
+the flow is linear far out, the weights of a target whose own tails are polynomial then stay bounded where those of a
+Gaussian base do not (Hesterberg 1995, defensive mixtures).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+from jax.scipy.linalg import solve_triangular
+from jax.scipy.special import gammaln, logsumexp
+
+from numpyro_onestep.base import conditional_scale, mixture_vi
+from numpyro_onestep.base.conditional_scale import Whitening
+from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.model.target import LogDensity
+
+__all__ = [
+    "Base",
+    "WhitenedTarget",
+    "log_affinity",
+    "log_prob",
+    "pad",
+    "parts",
+    "sample",
+    "score",
+    "unwhiten",
+    "whiten",
+    "whiten_point",
+    "whitening_log_det",
+]
+
+
+class Base(NamedTuple):
+    """p0 in whitened coordinates u, and the map z = rotation·whitening(u) to the unconstrained space.
+
+    Attributes:
+        mixture: p0 on u but for its tails; with one component it is exactly the standard normal.
+        whitening: affine or with conditional scales.
+        annealed: whether p0 only spans the target's modes, so that training must anneal from p0 to the target.
+        rotation: orthogonal, shape (D, D); its columns are the axes along which the target factorises best.
+        heavy_share: of p0, what is Student-t.
+    """
+
+    mixture: Mixture
+    whitening: Whitening
+    annealed: Array
+    rotation: Array
+    heavy_share: Array
+
+    @property
+    def dim(self) -> int:
+        """The dimension D."""
+        return self.whitening.shift.shape[0]
+
+
+def sample(base: Base, rng_key: Array, num_draws: int, inflate: float | Array = 1.0) -> Array:
+    """Exact draws of u, shape (num_draws, D).
+
+    `inflate` stretches the components about their means: a number, or one for each draw, shape (num_draws, 1).
+    """
+    dtype = base.whitening.shift.dtype
+    key_heavy, key_stretch = random.split(random.fold_in(rng_key, 1))
+    heavy = random.uniform(key_heavy, (num_draws, 1), dtype) < base.heavy_share
+    # a normal over the root of a mean-one exponential is Student-t with 2 degrees of freedom
+    stretch = jnp.maximum(random.exponential(key_stretch, (num_draws, 1), dtype), 1e-8) ** -0.5
+    inflate = inflate * jnp.where(heavy, stretch, 1.0)
+    if base.mixture.means.shape[0] == 1:
+        return inflate * random.normal(rng_key, (num_draws, base.dim), dtype)
+    return mixture_vi.sample(base.mixture, rng_key, num_draws, inflate)
+
+
+def log_prob(base: Base, u: Array) -> Array:
+    """Log p0(u) of one point, every constant included."""
+    light, heavy = parts(base, u)
+    share = base.heavy_share
+    return jnp.logaddexp(jnp.log1p(-share) + light, jnp.log(share) + heavy)
+
+
+def parts(base: Base, u: Array) -> tuple[Array, Array]:
+    """Log densities of p0's two parts at one point: Gaussian components, and the same with Student-t directions."""
+    alone = base.mixture.means.shape[0] == 1
+    white, log_scale = (u[None], jnp.zeros(1, u.dtype)) if alone else mixture_vi.standardize(base.mixture, u)
+    half = 0.5 * jnp.sum(white**2, axis=1)
+    log_scale = log_scale - 0.5 * base.dim * jnp.log(2 * jnp.pi)
+    heavy = gammaln(1 + base.dim / 2) - (1 + base.dim / 2) * jnp.log1p(half)
+    return logsumexp(log_scale - half), logsumexp(log_scale + heavy)
+
+
+def score(base: Base, u: Array) -> Array:
+    """∇log p0(u) of one point."""
+    return jax.grad(lambda u: log_prob(base, u))(u)
+
+
+def unwhiten(base: Base, u: Array) -> Array:
+    """z(u) of one point."""
+    return base.rotation @ conditional_scale.apply(base.whitening, u)
+
+
+def whiten_point(base: Base, z: Array) -> Array:
+    """u(z) of one point, the inverse of `unwhiten`."""
+    return conditional_scale.inverse(base.whitening, base.rotation.T @ z)
+
+
+def whitening_log_det(base: Base, u: Array) -> Array:
+    """log|det ∂z/∂u| at one point."""
+    return conditional_scale.log_det(base.whitening, u)
+
+
+class WhitenedTarget(NamedTuple):
+    """Log γ as a density on u: log γ(z(u)) + log|det ∂z/∂u|; a `LogDensity`."""
+
+    base: Base
+    target: LogDensity
+
+    def value(self, u: Array) -> Array:
+        """The log density at one point."""
+        return self.target.value(unwhiten(self.base, u)) + whitening_log_det(self.base, u)
+
+    def value_and_grad(self, u: Array) -> tuple[Array, Array]:
+        """The log density at one point and its gradient."""
+        z, pull_back = jax.vjp(lambda u: unwhiten(self.base, u), u)
+        density, grad = self.target.value_and_grad(z)
+        log_det, log_det_grad = jax.value_and_grad(lambda u: whitening_log_det(self.base, u))(u)
+        return density + log_det, pull_back(grad)[0] + log_det_grad
+
+    def hessian(self, u: Array) -> Array:
+        """The derivative of that gradient."""
+        return jax.jacfwd(lambda u: self.value_and_grad(u)[1])(u)
+
+
+def log_affinity(target: LogDensity, rng_key: Array, base: Base, num_draws: int = 512) -> Array:
+    """2 log E[√w] ≤ log Z of draws of the base, weighed against the unconstrained target: a score of its fit, in nats.
+
+    Unlike the ELBO it does not mind the few draws of a long tail that end where the target has no mass: those waste a
+    proposal each, no more.
+    """
+    whitened = WhitenedTarget(base, target)
+    u = sample(base, rng_key, num_draws)
+    log_w = jax.vmap(lambda u: whitened.value(u) - log_prob(base, u))(u)
+    return 2 * (logsumexp(0.5 * jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)) - jnp.log(num_draws))
+
+
+def pad(base: Base, sizes: tuple[int, ...] = (9, 64)) -> Base:
+    """The same with components without weight, up to one of a few sizes: NumPyro stacks the states of its chains."""
+    num = len(base.mixture.log_weights)
+    extra = next((size for size in sizes if size >= num), num) - num
+    more = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], extra, axis=0), base.mixture)
+    more = more._replace(log_weights=jnp.full_like(more.log_weights, -1e30))
+    return base._replace(mixture=jax.tree.map(lambda *leaves: jnp.concatenate(leaves), base.mixture, more))
+
+
+def whiten(q: Mixture, annealed: bool | Array = False, rotation: Array | None = None) -> Base:
+    """The base with the density `q` on rotationᵀz, in coordinates in which it has mean zero and unit covariance."""
+    weights = jnp.exp(q.log_weights)
+    shift = weights @ q.means
+    centered = q.means - shift
+    cov = jnp.einsum("k,kij,klj->il", weights, q.scale_trils, q.scale_trils)
+    tril = q.scale_trils[0] if len(weights) == 1 else jnp.linalg.cholesky(cov + (centered.T * weights) @ centered)
+    means = solve_triangular(tril, centered.T, lower=True).T
+    trils = jax.vmap(lambda component: solve_triangular(tril, component, lower=True))(q.scale_trils)
+    whitening = conditional_scale.affine(shift, tril)
+    rotation = jnp.eye(len(shift), dtype=shift.dtype) if rotation is None else rotation
+    mixture = Mixture(q.log_weights, means, trils)
+    return Base(mixture, whitening, jnp.array(annealed), rotation, heavy_share=jnp.zeros((), shift.dtype))

@@ -1,0 +1,159 @@
+"""Where the posterior's modes are: dispersed starts, first-order ascent, then damped Newton.
+
+Every step is a compiled program, which base search and audit share where shapes are the same.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax, random
+
+from numpyro_onestep.compilation import jit_once
+from numpyro_onestep.model.target import LARGE_DIM, LogDensity
+
+__all__ = [
+    "FEW_MODES",
+    "MAX_MODES",
+    "NUM_STARTS",
+    "Modes",
+    "climb",
+    "disperse",
+    "num_polished",
+    "polish",
+    "select",
+]
+
+NUM_STARTS = 512
+MAX_MODES = 64
+FEW_MODES = 8
+
+
+class Modes(NamedTuple):
+    """Stationary points of log γ and their Laplace approximations.
+
+    Attributes:
+        points: shape (M, D).
+        log_density: log γ there, shape (M,).
+        scale_trils: Cholesky factors of the inverse negative Hessians, shape (M, D, D); identity where not valid.
+        distinct: whether Newton converged to a point with a positive definite negative Hessian, apart from the higher
+            ones, shape (M,).
+        valid: those whose Laplace mass is within e^-10 of the largest, shape (M,).
+    """
+
+    points: Array
+    log_density: Array
+    scale_trils: Array
+    distinct: Array
+    valid: Array
+
+
+@jit_once
+def disperse(rng_key: Array, center: Array, spreads: Array) -> Array:
+    """Starts around `center`, spread by `spreads`, the first of them the center itself; all of shape (N, D)."""
+    noise = random.normal(rng_key, (len(spreads) - 1, len(center)), center.dtype)
+    return jnp.concatenate([center[None], center + spreads[1:] * noise])
+
+
+@partial(jit_once, static_argnames=("num_iterations",))
+def climb(target: LogDensity, starts: Array, spreads: Array, num_iterations: int = 200) -> tuple[Array, Array]:
+    """Adam ascent of log γ from starts (N, D) in steps of .1 `spreads` (N, D): end points and their log densities."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.1 * spreads, num_iterations, 0.01), b2=0.9)
+
+    def body(carry: tuple, _: None) -> tuple[tuple, None]:
+        x, state = carry
+        grad = jax.vmap(target.value_and_grad)(x)[1]
+        updates, state = optimizer.update(-grad, state)
+        return (x + updates, state), None
+
+    (x, _), _ = lax.scan(body, (starts, optimizer.init(starts)), None, length=num_iterations)
+    return x, jax.vmap(target.value)(x)
+
+
+@partial(jit_once, static_argnames=("num_modes",))
+def select(points: Array, log_density: Array, radius: float, num_modes: int) -> tuple[Array, Array]:
+    """Pick up to `num_modes` high points, each further than `radius` from those before it.
+
+    Returns:
+        The picked indices, shape (num_modes,), and how many of them are distinct; once every point is within `radius`
+        of a picked one, the highest of those left fill the rest.
+    """
+
+    def body(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        covered, taken = carry
+        free = ~covered & (log_density > -jnp.inf)
+        i = jnp.argmax(jnp.where(jnp.where(jnp.any(free), free, ~taken), log_density, -jnp.inf))
+        near = jnp.linalg.norm(points - points[i], axis=1) < radius
+        return (covered | near, taken.at[i].set(True)), (i, ~covered[i] & (log_density[i] > -jnp.inf))
+
+    nothing = jnp.zeros(points.shape[0], bool)
+    _, (picked, new) = lax.scan(body, (nothing, nothing), None, length=num_modes)
+    return picked, jnp.sum(new)
+
+
+def num_polished(num_distinct: int, dim: int) -> int:
+    """How many of the picked points to polish, of two numbers for which there are compiled programs."""
+    return FEW_MODES if num_distinct < FEW_MODES or dim > LARGE_DIM else MAX_MODES
+
+
+def _newton(target: LogDensity, start: Array, max_iterations: int) -> tuple[Array, Array]:
+    """Levenberg-Marquardt ascent from one start: the end point and whether it converged."""
+    dim = start.shape[0]
+    eye = jnp.eye(dim, dtype=start.dtype)
+
+    def body(carry: tuple) -> tuple:
+        x, value, damping, _, i = carry
+        _, grad = target.value_and_grad(x)
+        chol = jnp.linalg.cholesky(damping * eye - target.hessian(x))
+        step = jax.scipy.linalg.cho_solve((chol, True), grad)
+        new = target.value(x + step)
+        slack = 100 * jnp.finfo(x.dtype).eps * (1 + jnp.abs(value))
+        decrement = step @ grad
+        better = jnp.isfinite(decrement) & (new > value - slack)
+        done = better & (decrement < 1e-3 * dim + slack) & (damping < 1e-2)
+        shrunk = jnp.where(damping > 1e-8, damping * 0.1, 0.0)
+        grown = jnp.where(damping > 0, damping * 10, 1e-6)
+        x = jnp.where(better, x + step, x)
+        damping = jnp.where(better, shrunk, grown)  # type: ignore[arg-type]
+        return x, jnp.where(better, new, value), damping, done, i + 1
+
+    def cond(carry: tuple) -> Array:
+        *_, done, i = carry
+        return ~done & (i < max_iterations)
+
+    init = (start, target.value(start), jnp.asarray(1e-3, start.dtype), jnp.array(False), jnp.array(0))
+    x, _, _, done, _ = lax.while_loop(cond, body, init)
+    return x, done
+
+
+@jit_once
+def polish(target: LogDensity, starts: Array, max_iterations: int = 60) -> Modes:
+    """Newton from every start, then the Laplace approximation at each distinct non-degenerate end point.
+
+    Above `LARGE_DIM` no Hessians are taken: the starts stay as they are, none of them valid.
+    """
+    dim = starts.shape[1]
+    if dim > LARGE_DIM:
+        none = jnp.zeros(len(starts), bool)
+        eye = jnp.broadcast_to(jnp.eye(dim, dtype=starts.dtype), (len(starts), dim, dim))
+        return Modes(starts, jax.vmap(target.value)(starts), eye, none, none)
+    points, converged = jax.vmap(lambda x: _newton(target, x, max_iterations))(starts)
+    log_density = jax.vmap(target.value)(points)
+    precision = -jax.vmap(target.hessian)(points)
+    chol: Array = jnp.linalg.cholesky(precision)
+    ok = converged & jnp.all(jnp.isfinite(chol), axis=(1, 2)) & jnp.isfinite(log_density)
+    chol = jnp.where(ok[:, None, None], chol, jnp.eye(dim, dtype=chol.dtype))
+    log_mass = log_density - jnp.sum(jnp.log(jnp.diagonal(chol, axis1=1, axis2=2)), axis=1)
+    heavy = log_mass > jnp.max(jnp.where(ok, log_mass, -jnp.inf)) - 10
+
+    def keep(kept: Array, i: Array) -> tuple[Array, None]:
+        offset = jnp.einsum("ji,mj->mi", chol[i], points - points[i])
+        duplicate = jnp.any(kept & (jnp.linalg.norm(offset, axis=1) < 0.5))
+        return kept.at[i].set(ok[i] & ~duplicate), None
+
+    distinct, _ = lax.scan(keep, jnp.zeros(len(points), bool), jnp.argsort(-jnp.where(ok, log_density, -jnp.inf)))
+    inverse = jax.vmap(lambda c: jax.scipy.linalg.solve_triangular(c, jnp.eye(dim, dtype=c.dtype), lower=True))(chol)
+    scale_trils = jnp.linalg.cholesky(jnp.einsum("mji,mjk->mik", inverse, inverse))
+    return Modes(points, log_density, scale_trils, distinct, distinct & heavy)

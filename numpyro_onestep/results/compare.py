@@ -1,0 +1,123 @@
+"""Models side by side by their evidence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jax import random
+from numpyro.infer import MCMC
+
+from numpyro_onestep.kernel import OneStep
+from numpyro_onestep.results.inference_data import evidence_in, observed_in
+from numpyro_onestep.run import kernel_of
+from numpyro_onestep.sampler import OneStepSampler
+from numpyro_onestep.trust.evidence import Evidence, evidence
+
+__all__ = ["compare"]
+
+
+def compare(models: Mapping[str, Any], prior: Mapping[str, float] | None = None) -> Any:
+    """Rank models of the same data by their log evidence.
+
+    Args:
+        models: name → `OneStepSampler` or stock `MCMC` with a `OneStep` kernel after `run`, an `Evidence`, or the ArviZ
+            data of `to_inference_data`.
+        prior: name → prior probability of each model, up to a common factor; equal by default.
+
+    Returns:
+        A pandas DataFrame, highest log evidence first, with columns `log_z`, `std_error` (nats), `log_bayes_factor` of
+        the first model over this one (nats) and its standard error `log_bayes_factor_se`, `log10_bayes_factor`,
+        `bayes_factor`, `prior`, `probability` (posterior model probability), `reliable` and `warnings`. Where an
+        evidence is undefined these are nan and its model takes no part in the probabilities.
+
+    Raises:
+        ValueError: if no model is given, two of them saw different data, or `prior` does not fit the models.
+        TypeError: if a value is none of the above.
+    """
+    import pandas as pd
+
+    if not models:
+        raise ValueError("compare() needs at least one model.")
+    prior = dict.fromkeys(models, 1.0) if prior is None else dict(prior)
+    if set(prior) != set(models) or not all(np.isfinite(p) and p > 0 for p in prior.values()):
+        raise ValueError(f"`prior` needs one positive number for each of {', '.join(models)}, not {prior}.")
+    notes = _check_same_data(models)
+    results = {name: _evidence_of(name, model) for name, model in models.items()}
+    table = pd.DataFrame.from_dict(
+        {name: {"log_z": e.log_z, "std_error": e.std_error} for name, e in results.items()}, orient="index"
+    ).sort_values("log_z", ascending=False, na_position="last")
+    best = table.iloc[0]
+    factor = best["log_z"] - table["log_z"]
+    error = np.hypot(best["std_error"], table["std_error"])
+    error[table.index == table.index[0]] = 0.0
+    before = np.array([prior[name] for name in table.index]) / sum(prior.values())
+    weights = before * np.exp(-factor)
+    table["log_bayes_factor"], table["log_bayes_factor_se"] = factor, error
+    table["log10_bayes_factor"] = factor / np.log(10)
+    table["bayes_factor"] = np.exp(factor)
+    table["prior"] = before
+    table["probability"] = weights / weights.sum()
+    table["reliable"] = [results[name].reliable for name in table.index]
+    table["warnings"] = ["; ".join((*results[name].warnings, *notes[name])) for name in table.index]
+    return table
+
+
+def _is_arviz(model: Any) -> bool:
+    return hasattr(model, "posterior") or (hasattr(model, "children") and "posterior" in model.children)
+
+
+def _observed_of(model: Any) -> np.ndarray | None:
+    """All observed values, site after site; None where they are not known."""
+    if isinstance(model, OneStepSampler) and model.setup is not None:
+        return model.setup.observed
+    if isinstance(model, MCMC) and isinstance(model.sampler, OneStep):
+        return kernel_of(model, "compare()").setup.observed
+    return observed_in(model) if _is_arviz(model) else None
+
+
+def _check_same_data(models: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The observed values of all models whose data are known must be the same, in whatever sites and order.
+
+    Returns:
+        Notes on each model whose data are not known, or come in another order than those of the first.
+    """
+    first: tuple[str, np.ndarray] | None = None
+    notes: dict[str, tuple[str, ...]] = dict.fromkeys(models, ())
+    for name, model in models.items():
+        observed = _observed_of(model)
+        if observed is None:
+            if len(models) > 1:
+                notes[name] = ("note: its observed data are not known here, so not compared with the others'.",)
+            continue
+        if first is None:
+            first = name, observed
+        elif observed.shape != first[1].shape or not _same(np.sort(observed), np.sort(first[1])):
+            raise ValueError(
+                f"Models '{first[0]}' and '{name}' have different observed data ({first[1].size} and {observed.size} "
+                "values): their evidences cannot be ranked. Condition both on the same values, on the same scale."
+            )
+        elif not _same(observed, first[1]):
+            notes[name] = (
+                f"note: its observed values have another order than in '{first[0]}'; their rows must match.",
+            )
+    return notes
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal, value by value, but for rounding to single precision."""
+    return np.allclose(a, b, rtol=1e-6, atol=1e-12 * np.nanmax(np.abs(a), initial=0.0), equal_nan=True)
+
+
+def _evidence_of(name: str, model: Any) -> Evidence:
+    if isinstance(model, Evidence):
+        return model
+    if isinstance(model, OneStepSampler):
+        return model.evidence
+    if isinstance(model, MCMC) and isinstance(model.sampler, OneStep):
+        return evidence(model, random.key(0))
+    if _is_arviz(model):
+        return evidence_in(name, model)
+    raise TypeError(
+        "compare() takes runs of a OneStep kernel, Evidence values and the ArviZ data of `to_inference_data`; "
+        f"'{name}' is a {type(model).__name__}."
+    )

@@ -1,0 +1,69 @@
+"""The audit of trained flows, for `Evidence`: mass that they do not reach, in words, and the upper bound of log Z."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax import Array, random
+from jax.flatten_util import ravel_pytree
+
+from numpyro_onestep.draws.proposal import Flow
+from numpyro_onestep.flow import steps as flow
+from numpyro_onestep.kernel import OneStep
+from numpyro_onestep.trust import coverage
+from numpyro_onestep.trust.coverage import Audit
+
+__all__ = ["audit", "describe"]
+
+
+def audit(
+    kernel: OneStep,
+    flows: Sequence[Flow],
+    log_z: Sequence[float],
+    rng_key: Array,
+    args: tuple,
+    kwargs: dict[str, Any],
+) -> Audit:
+    """Look for mass that the flows do not reach; of several the one which misses most, with the log ratios of all.
+
+    `log_z` is that of each flow, to about a nat.
+    """
+    target = kernel.target(args, kwargs)
+    keys = random.split(rng_key, len(flows))
+    audits = []
+    for trained, known, key in zip(flows, log_z, keys, strict=True):
+        base, blocks = trained.problem.base, flow.compiled_blocks_of(trained.network, kernel.num_steps)
+        audits.append(coverage.audit(target, kernel.init_scale, key, base, blocks, known))
+    worst = max(audits, key=lambda found: (len(found.missing) > 0, len(found.doubtful) > 0, found.share))
+    return worst._replace(log_ratios=np.concatenate([found.log_ratios for found in audits]))
+
+
+def describe(kernel: OneStep, found: Audit, args: tuple, kwargs: dict[str, Any]) -> list[str]:
+    """Where there is mass that the flow does not reach, or may be, by constrained values."""
+
+    def around(regions: np.ndarray) -> str:
+        places = []
+        for i in regions:
+            point = kernel.postprocess_fn(args, kwargs)(kernel.setup.unravel(found.regions.means[i]))
+            sites = point if isinstance(point, dict) else {"parameters": ravel_pytree(point)[0]}
+            places.append(", ".join(f"{name} = {_short(np.ravel(value))}" for name, value in list(sites.items())[:4]))
+        return "; ".join(places)
+
+    what_to_do = "Spread the starts with a larger `init_scale`, or start there with `init_params` or `init_strategy`."
+    if len(found.missing):
+        return [
+            f"At least {100 * found.share:.2g} % of the posterior's mass is out of the flow's reach, around "
+            f"{around(found.missing)}: log_z is too low and the draws lack it. {what_to_do}"
+        ]
+    if len(found.doubtful):
+        return [
+            f"The flow does not reach places of high density around {around(found.doubtful)}. Perhaps "
+            f"{100 * np.sum(found.shares):.2g} % of the posterior's mass lies there; too few draws hit them to tell. "
+            f"{what_to_do}"
+        ]
+    return []
+
+
+def _short(values: np.ndarray) -> str:
+    shown = ", ".join(f"{value:.3g}" for value in values[:3])
+    return shown if len(values) == 1 else f"({shown}{', …' if len(values) > 3 else ''})"

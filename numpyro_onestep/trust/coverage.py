@@ -1,0 +1,210 @@
+"""The coverage audit: an independent look for posterior mass that the flow does not reach.
+
+A flow that lost a mode looks perfect to itself, since every one of its checks is made on its own draws. Here points of
+high density are looked for from starts spread far wider than those of the base search, and the flow's density at each
+is computed through the inverse map. Where the target exceeds it e⁵-fold, Gaussians fitted to these places measure, by
+importance sampling, how much mass lies where the flow has next to none. Mass that no start leads to stays unseen.
+
+Posterior draws made without the flow, by tempered particles from the base, give the upper bound of log Z.
+
+Compilation is nearly all of the cost. So shapes are those of the base search, whose programs serve here too, and what
+is not heavy is left to NumPy.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+
+from numpyro_onestep.base import distribution as base_
+from numpyro_onestep.base.distribution import Base, WhitenedTarget, mixture_vi, modes
+from numpyro_onestep.base.mixture_vi import Mixture, num_candidates
+from numpyro_onestep.base.modes import MAX_MODES, NUM_STARTS
+from numpyro_onestep.compilation import jit_once
+from numpyro_onestep.draws import tempering
+from numpyro_onestep.flow import steps as flow
+from numpyro_onestep.flow.block import BlockParams
+from numpyro_onestep.model.target import Target
+
+__all__ = ["Audit", "audit", "log_prob"]
+
+_SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, in coordinates' scales: most room is far out
+_CHUNK = NUM_STARTS  # points looked at together: starts, particles, or a part of the draws from the regions
+_NUM_CHUNKS = 4  # of draws from the mixture of the regions
+_UNCOVERED = 5.0  # nats by which the target exceeds the flow there
+_NEGLIGIBLE = 0.003  # share of all mass
+_DOUBTFUL = 0.03  # estimated share that is not passed over even where its error is as large
+
+
+class Audit(NamedTuple):
+    """What the flow does not cover.
+
+    Attributes:
+        share: of all mass, that out of the flow's reach, at least (two standard errors below the estimate).
+        shares: estimates of what each region contributes to it, shape (M,).
+        regions: Gaussians fitted to these regions, in unconstrained space; without weight where there is none.
+        log_ratios: log γ − log q at posterior draws that were made without the flow, shape (N,), nats: their mean is
+            the DF-EUBO, an upper bound of log Z. Infinite where the way back through the flow fails; nan if there are
+            no such draws, where the tempering did not arrive.
+    """
+
+    share: float
+    shares: np.ndarray
+    regions: Mixture
+    log_ratios: np.ndarray
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Indices of the regions that matter, the largest first; none if all of it is negligible."""
+        return self._largest if self.share > _NEGLIGIBLE else self._largest[:0]
+
+    @property
+    def doubtful(self) -> np.ndarray:
+        """The same where much may be missing, but the draws are too few or too far to tell."""
+        unclear = self.share <= _NEGLIGIBLE and np.sum(self.shares) > _DOUBTFUL
+        return self._largest if unclear else self._largest[:0]
+
+    @property
+    def _largest(self) -> np.ndarray:
+        order = np.argsort(-self.shares)
+        return order[self.shares[order] > 0.1 * np.sum(self.shares)]
+
+
+def log_prob(base: Base, blocks: BlockParams, z: Array) -> Array:
+    """Log density of the flow at one unconstrained point, by its exact inverse; nan where that does not return."""
+    u = base_.whiten_point(base, z)
+    x = flow.inverse(blocks, u)
+    back, log_det = flow.forward_and_log_det(blocks, x)
+    returned = jnp.max(jnp.abs(back - u)) < 1e-3 * (1 + jnp.max(jnp.abs(u)))
+    return jnp.where(returned, base_.log_prob(base, x) - log_det - base_.whitening_log_det(base, u), jnp.nan)
+
+
+def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks: BlockParams, log_z: float) -> Audit:
+    """Audit the flow made of `base` and `blocks`, whose log Z is `log_z` to about a nat.
+
+    A `log_z` that is not finite, of a flow that hit nothing, counts as no mass at all.
+    """
+    key_search, key_fit, key_measure, key_temper = random.split(rng_key, 4)
+    log_z = float(log_z) if np.isfinite(log_z) else -1e6
+    tempered, of_base, center = _particles(target, key_temper, base)
+    log_ratios = np.asarray(_values_and_gaps(target, base, blocks, tempered)[1])
+    log_ratios = np.where(np.isnan(np.asarray(tempered)).any(axis=1), np.nan, log_ratios)
+    scales = _scales(np.asarray(of_base), init_scale)
+    points, log_density = _search(target, key_search, center, scales)
+    uncovered = np.asarray(_values_and_gaps(target, base, blocks, points)[1]) - log_z > _UNCOVERED
+    log_density = jnp.asarray(np.where(uncovered, log_density, -np.inf))
+    picked, num_distinct = modes.select(points, log_density, 0.1 * base.dim**0.5, MAX_MODES)
+    if int(num_distinct) == 0:
+        nothing = np.zeros(num_candidates(base.dim), center.dtype)
+        at = np.zeros((len(nothing), base.dim), center.dtype)
+        nowhere: Any = Mixture(nothing - np.inf, at, np.zeros((*at.shape, base.dim), center.dtype))  # type: ignore
+        return Audit(0.0, nothing, nowhere, log_ratios)
+    starts = points[picked[: modes.num_polished(int(num_distinct), base.dim)]]
+    regions = _fit(target, scales, key_fit, starts, int(num_distinct))
+    share, shares = _measure(target, key_measure, base, blocks, log_z, regions)
+    return Audit(share, shares, regions, log_ratios)
+
+
+@jit_once
+def _particles(target: Target, rng_key: Array, base: Base) -> tuple[Array, Array, Array]:
+    """Draws of the target by tempered particles, nan if they did not reach it; draws of the base, and its center.
+
+    All unconstrained.
+    """
+    key_start, key_temper = random.split(rng_key)
+    start = base_.sample(base, key_start, _CHUNK)
+    end, annealing = tempering.particles(WhitenedTarget(base, target), base, key_temper, start)
+    points = jnp.concatenate([start, end, jnp.zeros((1, base.dim), start.dtype)])
+    points = jax.vmap(lambda u: base_.unwhiten(base, u))(points)
+    of_base, tempered, center = points[:_CHUNK], points[_CHUNK:-1], points[-1]
+    return jnp.where(annealing == 1, tempered, jnp.nan), of_base, center
+
+
+def _scales(of_base: np.ndarray, init_scale: float) -> np.ndarray:
+    """Each coordinate's scale: `init_scale`, or that of the base's draws where it is larger.
+
+    Of the base it is half the distance between the 16 % and 84 % quantiles, a standard deviation where there is one.
+    """
+    low, high = np.quantile(of_base, [0.16, 0.84], axis=0)
+    return np.maximum(init_scale, (high - low) / 2).astype(of_base.dtype)
+
+
+def _search(target: Target, rng_key: Array, center: Array, scales: np.ndarray) -> tuple[Array, Array]:
+    """Points of high density and their log densities, from starts of all spreads around the base."""
+    spreads = jnp.asarray(np.repeat(_SPREADS, _CHUNK // len(_SPREADS)).astype(scales.dtype)[:, None] * scales)
+    ends, _ = modes.climb(target, modes.disperse(rng_key, center, spreads), spreads)
+    return modes.climb(target, ends, jnp.asarray(np.broadcast_to(0.1 * scales, spreads.shape)))
+
+
+@jit_once
+def _values_and_gaps(target: Target, base: Base, blocks: BlockParams, z: Array) -> tuple[Array, Array]:
+    """Log γ and log γ − log q at points (N, D); the latter infinite where the inverse fails, as it does far outside."""
+
+    def one(z: Array) -> tuple[Array, Array]:
+        value = target.value(z)
+        gap = value - log_prob(base, blocks, z)
+        return value, jnp.where(jnp.isnan(gap), jnp.where(value > -jnp.inf, jnp.inf, -jnp.inf), gap)
+
+    return jax.vmap(one)(z)
+
+
+def _fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_usable: int) -> Mixture:
+    """Gaussians fitted to the surroundings of the first starts; equal weights, none where another is already.
+
+    Proper modes come first, by their Laplace mass: the pole of a hierarchical density, higher than any of them, must
+    not take their place.
+    """
+    found = jax.tree.map(np.asarray, modes.polish(target, starts))
+    usable = np.arange(len(starts)) < num_usable
+    num = num_candidates(starts.shape[1])
+    log_mass = found.log_density + np.log(np.diagonal(found.scale_trils, axis1=1, axis2=2)).sum(1)
+    proper = found.distinct & usable & np.isfinite(log_mass)
+    order = np.argsort(np.where(proper, -log_mass, np.where(usable, 1e30, np.inf)), kind="stable")[:num]
+    small = np.diag(0.15 * scales)
+    means = np.where(proper[order, None], found.points[order], np.asarray(starts)[order])
+    trils = np.where(proper[order, None, None], found.scale_trils[order], small)
+    singles = Mixture(*map(jnp.asarray, (np.zeros_like(means[:, :1]), means[:, None], trils[:, None])))
+    fitted, _ = mixture_vi.fit_each(target, rng_key, rng_key, singles)  # the second key is that of the ELBO, not used
+    means, trils = np.asarray(fitted.means[:, 0]), np.asarray(fitted.scale_trils[:, 0])
+    kept: list[int] = []
+    for i in range(int(np.sum(usable[order]))):
+        if not any(np.linalg.norm(np.linalg.solve(trils[j], means[i] - means[j])) < 1 for j in kept):
+            kept.append(i)
+    log_weights = np.full(len(means), -np.inf, means.dtype)
+    log_weights[kept] = -np.log(len(kept))
+    return Mixture(*map(jnp.asarray, (log_weights, means, trils)))
+
+
+@jit_once
+def _draw(regions: Mixture, rng_key: Array) -> tuple[Array, Array, Array]:
+    """Draws of the mixture, stretched a little, with their log densities and each region's responsibility for them."""
+    # wide enough for tails, not so wide that the weights of many dimensions vary
+    dim = regions.means.shape[1]
+    wide = regions._replace(scale_trils=(1 + min(0.2, dim**-0.5)) * regions.scale_trils)
+    z = mixture_vi.sample(wide, rng_key, _CHUNK)
+    log_q, nearest = jax.vmap(lambda z: (mixture_vi.log_prob(wide, z), mixture_vi.responsibilities(wide, z)))(z)
+    return z, log_q, nearest
+
+
+def _measure(
+    target: Target, rng_key: Array, base: Base, blocks: BlockParams, log_z: float, regions: Mixture
+) -> tuple[float, np.ndarray]:
+    """`share` and `shares`: importance sampling of the mass out of reach from the mixture of the regions."""
+    parts = []
+    for key in random.split(rng_key, _NUM_CHUNKS):
+        z, log_q, nearest = _draw(regions, key)
+        parts.append((*_values_and_gaps(target, base, blocks, z), log_q, nearest))
+    value, gap, log_q, nearest = (np.concatenate(part).astype(float) for part in zip(*parts, strict=True))
+    log_w = np.where(gap - log_z > _UNCOVERED, value - log_z - log_q, -np.inf)
+    log_w = np.where(np.isnan(log_w), -np.inf, log_w)
+    if not np.any(log_w > -np.inf):
+        return 0.0, np.zeros(len(regions.means))
+    top = np.max(log_w)
+    weights = np.exp(log_w - top)
+    lower = max(np.mean(weights) - 2 * np.std(weights) / len(weights) ** 0.5, 0.0)
+    # in logs, since the mass missed may be far more than that found
+    log_total = np.logaddexp(0.0, top + np.log(np.mean(weights)))
+    shares = np.exp(top - log_total) * np.mean(weights[:, None] * nearest, axis=0)
+    return float(np.exp(top - log_total) * lower), shares

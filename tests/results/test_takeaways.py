@@ -1,0 +1,152 @@
+"""ArviZ data, model comparison and plots, from one small run."""
+
+import arviz as az
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax import random
+from models import FEATURES, TARGETS, TINY, regression
+from numpyro.infer import MCMC
+
+from numpyro_onestep import Evidence, OneStep, OneStepSampler, compare
+from numpyro_onestep.results.plots import plot_draws, plot_weights
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    sampler = OneStepSampler(OneStep(regression), num_warmup=20, num_samples=100, num_chains=2, progress_bar=False)
+    sampler.run(random.key(0), FEATURES, TARGETS, extra_fields=("potential_energy", "accept_prob", "num_steps"))
+    return sampler
+
+
+def group(data, name):
+    return data[name] if hasattr(data, "children") else getattr(data, name)
+
+
+def test_from_numpyro(fitted):
+    data = az.from_numpyro(fitted)
+    assert dict(group(data, "posterior")["beta"].sizes) == {"chain": 2, "draw": 100, "beta_dim_0": 3}
+    stats = group(data, "sample_stats")
+    assert np.all(stats["n_steps"] == 1)
+    assert np.allclose(stats["lp"], -fitted.get_extra_fields(group_by_chain=True)["potential_energy"])
+
+
+def test_to_inference_data_holds_the_evidence_and_can_be_stored(fitted, tmp_path):
+    data = fitted.to_inference_data()
+    attrs = group(data, "posterior").attrs
+    assert attrs["log_z"] == fitted.evidence.log_z
+    assert attrs["evidence_reliable"] == "True"
+    assert all(isinstance(v, float | str) for k, v in attrs.items() if k in ("log_z", "elbo", "evidence_warnings"))
+    assert group(data, "proposals")["log_weight"].shape == (1024,)
+    summary = az.summary(data)
+    assert "beta[0]" in summary.index
+    data.to_netcdf(tmp_path / "fit.nc")
+    stored = az.from_netcdf(tmp_path / "fit.nc")
+    assert group(stored, "posterior").attrs["log_z"] == pytest.approx(fitted.evidence.log_z)
+    assert group(stored, "proposals")["log_weight"].shape == (1024,)
+
+
+def make(log_z, std_error=0.01, **fields):
+    values = {"elbo": log_z, "eubo": np.nan, "ess": 4000.0, "pareto_k": 0.1, "fold_fraction": 0.0}
+    rest = {"num_proposals": 4096, "num_replicates": 1, "reliable": True, "warnings": ()}
+    return Evidence(log_z=log_z, std_error=std_error, **{**values, **rest, **fields})
+
+
+def test_compare():
+    table = compare({"worse": make(-3.0), "better": make(-1.0, 0.02)})
+    assert list(table.index) == ["better", "worse"]
+    assert table.loc["worse", "log_bayes_factor"] == pytest.approx(2.0)
+    assert table.loc["worse", "bayes_factor"] == pytest.approx(np.exp(2.0))
+    assert table.loc["worse", "log_bayes_factor_se"] == pytest.approx(np.hypot(0.01, 0.02))
+    assert table.loc["better", "log_bayes_factor_se"] == 0
+    assert table["probability"].sum() == pytest.approx(1)
+    assert table.loc["better", "probability"] == pytest.approx(1 / (1 + np.exp(-2.0)))
+
+
+def test_compare_leaves_undefined_evidence_out(fitted):
+    undefined = make(np.nan, reliable=False, warnings=("improper",))
+    table = compare({"ours": fitted, "undefined": undefined})
+    assert table.loc["ours", "probability"] == pytest.approx(1)
+    assert np.isnan(table.loc["undefined", "probability"])
+    unknown = "note: its observed data are not known here, so not compared with the others'."
+    assert table.loc["undefined", "warnings"] == f"improper; {unknown}"
+    with pytest.raises(ValueError, match="at least one"):
+        compare({})
+    with pytest.raises(TypeError, match="'x'"):
+        compare({"x": 3})
+
+
+def test_compare_takes_whatever_holds_an_evidence(fitted):
+    mcmc = MCMC(OneStep(regression, **TINY), num_warmup=20, num_samples=10, progress_bar=False)
+    mcmc.run(random.key(0), FEATURES, TARGETS)
+    models = {"ours": fitted, "stock": mcmc, "stored": fitted.to_inference_data(), "number": fitted.evidence}
+    table = compare(models)
+    assert np.allclose(table["log_z"], fitted.evidence.log_z, atol=0.02)
+    assert table.loc["stored", "log_z"] == table.loc["number", "log_z"] == table.loc["ours", "log_z"]
+    assert np.allclose(table["probability"], 0.25, atol=0.01)
+    with pytest.raises(ValueError, match="'plain' holds no evidence"):
+        compare({"plain": az.from_numpyro(fitted)})
+
+
+def test_compare_with_prior_probabilities():
+    models = {"worse": make(-3.0), "better": make(-1.0)}
+    table = compare(models, prior={"worse": 3.0, "better": 1.0})
+    assert table.loc["worse", "prior"] == 0.75
+    odds = table.loc["better", "probability"] / table.loc["worse", "probability"]
+    assert odds == pytest.approx(np.exp(2.0) / 3)
+    assert table.loc["worse", "log10_bayes_factor"] == pytest.approx(2.0 / np.log(10))
+    for prior in ({"worse": 1.0}, {"worse": 1.0, "better": -1.0}, {"worse": 1.0, "better": 1.0, "third": 1.0}):
+        with pytest.raises(ValueError, match="`prior` needs one positive number"):
+            compare(models, prior=prior)
+
+
+def test_plots(fitted):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    beta = fitted.get_samples()["beta"]
+    draws = {"a": beta[:, 0], "b": beta[:, 1]}
+    axes = plot_draws(draws, draws, ("a", "b"))
+    assert axes.get_xlabel() == "a"
+    assert len(axes.lines) == 2
+    axes = plot_weights(fitted, random.key(1), 500)
+    assert sum(patch.get_height() for patch in axes.patches) == 500
+
+
+def test_compare_refuses_different_data(fitted):
+    other = OneStepSampler(OneStep(regression, **TINY), num_warmup=20, num_samples=10, progress_bar=False)
+    other.run(random.key(0), FEATURES, TARGETS + 1)
+    again = OneStepSampler(OneStep(regression, **TINY), num_warmup=20, num_samples=10, progress_bar=False)
+    again.warmup(random.key(0), FEATURES, TARGETS)
+    again.run(random.key(0), FEATURES, TARGETS + 1)  # the flow is kept, the data are not
+    with pytest.raises(ValueError, match="'a' and 'again' have different"):
+        compare({"a": fitted, "again": again})
+    for same in (fitted, fitted.to_inference_data()):
+        with pytest.raises(ValueError, match="'a' and 'b' have different observed data"):
+            compare({"a": same, "b": other})
+    backwards = OneStepSampler(OneStep(regression, **TINY), num_warmup=20, num_samples=10, progress_bar=False)
+    backwards.run(random.key(0), FEATURES[::-1], TARGETS[::-1])
+    table = compare({"a": fitted, "b": backwards, "c": make(-3.0)})
+    assert "not known here" in table.loc["c", "warnings"]
+    assert "another order than in 'a'" in table.loc["b", "warnings"]
+    assert "note" not in table.loc["a", "warnings"]
+
+
+def counts_and_rates(counts, rates):
+    level = numpyro.sample("level", dist.Normal(0, 10))
+    numpyro.sample("count", dist.Normal(1e7 + level, 1), obs=counts)
+    numpyro.sample("rate", dist.Normal(level, 1), obs=rates)
+
+
+def test_small_values_beside_large_ones_are_told_apart():
+    counts, rates = 1e7 + jnp.arange(3.0), jnp.arange(3.0)
+    samplers = {}
+    for name, shift in (("a", 0.0), ("b", 4.0)):
+        samplers[name] = OneStepSampler(
+            OneStep(counts_and_rates, **TINY), num_warmup=20, num_samples=10, progress_bar=False
+        )
+        samplers[name].run(random.key(0), counts, rates + shift)
+    with pytest.raises(ValueError, match="'a' and 'b' have different observed data"):
+        compare(samplers)

@@ -1,0 +1,40 @@
+import pytest
+
+from numpyro_onestep.training.losses import Consistency
+from numpyro_onestep.training.plan import finer_budgets, plan
+
+ONE_STEP_ITERATIONS = 2000
+
+
+def planned(dim, budgets, consistency=(0.0, 0.0)):
+    options = {"batch_size": None, "steps_per_iteration": None, "learning_rate": 0.03, "consistency": consistency}
+    return plan(dim, budgets, **options)
+
+
+def one_step_optimiser_steps(config):
+    first, last = config.bounds(0, ONE_STEP_ITERATIONS)
+    return int(last - first) * config.stages[0].steps_per_iteration
+
+
+@pytest.mark.parametrize("dim", [2, 10, 25, 32, 61, 100])
+@pytest.mark.parametrize("budgets", [(2,), (4, 2), (8, 4, 2), (128,)])
+def test_finer_budgets_take_no_steps_from_the_one_step_map(dim, budgets):
+    alone, shared = planned(dim, ()), planned(dim, budgets)
+    assert one_step_optimiser_steps(shared) >= one_step_optimiser_steps(alone)
+    assert [stage.num_steps for stage in shared.stages] == [1, *budgets]
+
+
+def test_consistency_holds_a_budget_to_one_that_is_refined_before():
+    stages = planned(10, (16, 4, 2), consistency=(1.0, 0.5)).stages
+    losses = [[loss for loss in stage.losses if isinstance(loss, Consistency)] for stage in stages]
+    assert losses == [[], [], [], [Consistency(1.0, 0.5, levels=(1,))]]
+
+
+def test_budgets_are_checked():
+    assert finer_budgets(4, (8, 2, 1), (0.0, 0.0)) == (8, 4, 2)
+    with pytest.raises(ValueError, match="power of two"):
+        finer_budgets(1, (3,), (0.0, 0.0))
+    assert finer_budgets(4, (2,), (1.0, 0.0)) == (4, 2)
+    for budgets in ((), (2,), (2, 8)):
+        with pytest.raises(ValueError, match="name two such `budgets`"):
+            finer_budgets(1, budgets, (0.0, 1.0))

@@ -1,0 +1,78 @@
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax import random
+from models import FEATURES, TARGETS, regression, regression_log_z
+
+from numpyro_onestep import OneStep, OneStepSampler
+from numpyro_onestep.training import replicates
+
+COUNTS = {"num_warmup": 200, "num_samples": 1000, "num_chains": 1, "progress_bar": False}
+
+
+def gamma_counts(y):
+    """Conjugate, and skewed on the unconstrained scale."""
+    with numpyro.plate("rates", len(y)):
+        rate = numpyro.sample("rate", dist.Gamma(0.5, 1.0))
+        numpyro.sample("y", dist.Poisson(rate), obs=y)
+
+
+def log_z(y):
+    """The log evidence in closed form."""
+    marginal = dist.GammaPoisson(0.5, 1.0)
+    return float(jnp.sum(marginal.log_prob(jnp.asarray(y))))
+
+
+@pytest.fixture
+def trained():
+    sampler = OneStepSampler(OneStep(gamma_counts, width=32, num_blocks=2, coverage_audit=False), **COUNTS)
+    sampler.run(random.key(0), np.array([0, 1]))
+    return sampler
+
+
+def iterations(sampler):
+    return int(sampler.last_state.train.iteration)
+
+
+def test_a_warm_start_goes_on_from_the_network_and_is_as_right(trained, monkeypatch):
+    assert iterations(trained) == 200
+    before, resume, networks, starts = trained.last_state.train.best, replicates.resume, [], []
+
+    def recorded(state, network, *rest):
+        resumed = resume(state, network, *rest)
+        networks.append(network)
+        starts.append(int(resumed.iteration))
+        return resumed
+
+    monkeypatch.setattr(replicates, "resume", recorded)
+    new = np.array([2, 0])
+    trained.run(random.key(1), new, warm_start=True)
+    assert len(networks) == 1
+    assert networks[0] is before
+    assert starts[0] > 0  # the earlier network is used
+    assert iterations(trained) == 200
+    e = trained.evidence
+    assert e.ess > 0.95 * e.num_proposals
+    assert abs(e.log_z - log_z(new)) < 0.01 + 3 * e.std_error
+    draws = trained.get_samples()["rate"]
+    assert np.allclose(np.mean(draws, axis=0), (0.5 + new) / 2, atol=0.15)
+
+
+def test_a_warm_start_where_the_flow_fits_already_trains_no_more():
+    sampler = OneStepSampler(OneStep(regression, width=32, num_blocks=2, coverage_audit=False), **COUNTS)
+    sampler.run(random.key(2), FEATURES, TARGETS)
+    sampler.run(random.key(3), FEATURES, TARGETS + 1, warm_start=True)
+    assert bool(sampler.last_state.train.done)
+    assert iterations(sampler) == 0  # the base alone fits
+    assert abs(sampler.evidence.log_z - regression_log_z(FEATURES, TARGETS + 1)) < 1e-3
+
+
+def test_a_warm_start_needs_a_flow_of_the_same_dimension(trained):
+    fresh = OneStepSampler(OneStep(gamma_counts), **COUNTS)
+    with pytest.raises(ValueError, match="No trained OneStep flow"):
+        fresh.run(random.key(0), np.array([0, 1]), warm_start=True)
+
+    with pytest.raises(ValueError, match="has 2 dimensions, but the model has 3"):
+        trained.run(random.key(0), np.array([0, 1, 2]), warm_start=True)
