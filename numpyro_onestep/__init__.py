@@ -7,9 +7,10 @@ from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.results.compare import compare
 from numpyro_onestep.results.flow_distribution import FlowDistribution, FlowTransform
 from numpyro_onestep.results.reparam import FlowReparam
+from numpyro_onestep.run import evidence
 from numpyro_onestep.sampler import Draws, OneStepSampler
 from numpyro_onestep.state import OneStepState
-from numpyro_onestep.trust.evidence import Evidence, evidence
+from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = [
     "Draws",

@@ -14,24 +14,20 @@ from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity, is_prng_key
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.distribution import Base
+from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.base.search import search
 from numpyro_onestep.compilation import full_precision, make_room
-from numpyro_onestep.draws import metropolis
-from numpyro_onestep.draws.proposal import Flow, propose_once
-from numpyro_onestep.draws.weights import resample
-from numpyro_onestep.model.target import ModelSetup, Target, setup_model, setup_potential
-from numpyro_onestep.state import OneStepState, first_state, trained_flows
-from numpyro_onestep.training import loop as train
-from numpyro_onestep.training import replicates
-from numpyro_onestep.training.loop import TrainConfig, TrainState
-from numpyro_onestep.training.losses import Problem
-from numpyro_onestep.training.plan import default_width, finer_budgets, plan
+from numpyro_onestep.draws import chains
+from numpyro_onestep.model.initialize import setup_model, setup_potential
+from numpyro_onestep.model.setup import ModelSetup
+from numpyro_onestep.state import OneStepState, first_state
+from numpyro_onestep.training import fit
+from numpyro_onestep.training.evaluation import describe
+from numpyro_onestep.training.plan import Plan, finer_budgets, make_plan
 
 __all__ = ["OneStep"]
 
 _CORRECTIONS = ("metropolis", "resample", "none")
-_NUM_RESAMPLED = 32  # proposals of one `correction="resample"` iteration
 
 
 class OneStep(MCMCKernel):
@@ -119,20 +115,22 @@ class OneStep(MCMCKernel):
         self._potential_fn = potential_fn
         self.num_steps = num_steps
         self.correction = correction
-        self._budgets = finer_budgets(num_steps, budgets, (state_consistency, volume_consistency))
         self._init_strategy = init_strategy
         self.init_scale = float(init_scale)
         self.coverage_audit = coverage_audit
         self.num_replicates = num_replicates
-        self._width = width
-        self._num_blocks = num_blocks
-        self._plan_options = {
+        self._forward_mode = forward_mode_differentiation
+        consistency = state_consistency, volume_consistency
+        self._plan: dict[str, Any] = {
+            "budgets": finer_budgets(num_steps, budgets, consistency),
             "batch_size": batch_size,
             "steps_per_iteration": steps_per_iteration,
             "learning_rate": learning_rate,
-            "consistency": (state_consistency, volume_consistency),
+            "consistency": consistency,
+            "num_blocks": num_blocks,
+            "width": width,
+            "num_replicates": num_replicates,
         }
-        self._forward_mode = forward_mode_differentiation
         self._setup: ModelSetup | None = None
         self._sample_fn: Callable | None = None  # NumPyro calls `init` again on every run while this is None
 
@@ -153,7 +151,7 @@ class OneStep(MCMCKernel):
 
     @property
     def setup(self) -> ModelSetup:
-        """What was learnt from the model at `init`.
+        """What was learnt from the model at the last `init`.
 
         Raises:
             RuntimeError: before the first run.
@@ -162,15 +160,11 @@ class OneStep(MCMCKernel):
             raise RuntimeError("This OneStep kernel has not been run yet: call `run` first.")
         return self._setup
 
-    def recall(self, setup: ModelSetup) -> None:
-        """See the model as in an earlier run."""
-        self._setup = setup
-
     def get_diagnostics_str(self, state: OneStepState) -> str:
         """Progress bar text: the training's DF-ELBO, ESS and folds, then the mean acceptance probability."""
         if state.train is None:
             return ""
-        return f"{train.describe(state.train)} acc. prob={float(state.mean_accept_prob):.2f}"
+        return f"{describe(state.train)} acc. prob={float(state.mean_accept_prob):.2f}"
 
     def postprocess_fn(self, args: tuple, kwargs: dict[str, Any]) -> Callable[[Any], Any]:
         """Map from unconstrained values to constrained ones and deterministic sites."""
@@ -178,35 +172,24 @@ class OneStep(MCMCKernel):
             return identity
         return self._setup.postprocess_gen(*args, **kwargs)
 
-    def train_config(self, dim: int) -> TrainConfig:
+    def plan(self, dim: int) -> Plan:
         """The training plan in `dim` dimensions."""
-        return plan(dim, self._budgets, **self._plan_options)
+        return make_plan(dim, **self._plan)
 
-    def target(self, args: tuple, kwargs: dict[str, Any]) -> Target:
-        """Log γ on the flat unconstrained vector, guarded against values that are not finite."""
-        return Target(self.setup.log_density(args, kwargs), self._forward_mode, self.setup.reverse_only)
-
-    def problem(self, base: Base, args: tuple, kwargs: dict[str, Any]) -> Problem:
-        """Base and target for the given model arguments."""
-        return Problem(base, self.target(args, kwargs))
-
-    def flows(self, state: OneStepState, args: tuple, kwargs: dict[str, Any]) -> list[Flow]:
-        """The state's independently trained flows, for the given model arguments; ValueError if there is none."""
-        each = trained_flows(state)
-        return [Flow(s.train.best, self.problem(s.base, args, kwargs)) for s in each]  # type: ignore[union-attr,arg-type]
-
-    def prepare(
+    def look(
         self, rng_key: Array, init_params: Any, args: tuple, kwargs: dict[str, Any], fill_idle: bool = True
-    ) -> None:
+    ) -> ModelSetup:
         """Look at the model or the potential function once, before anything is traced."""
         make_room()
         if self._model is None:
-            self._setup = setup_potential(self._potential_fn, init_params)  # type: ignore[arg-type]
+            self._setup = setup_potential(self._potential_fn, init_params, self._forward_mode)  # type: ignore[arg-type]
         else:
             how: dict[str, Any] = {"forward_mode": self._forward_mode, "fill_idle": fill_idle}
             how |= {"init_strategy": self._init_strategy, "init_params": init_params}
             self._setup = setup_model(rng_key, self._model, args, kwargs, **how)
+        return self._setup
 
+    @full_precision
     def init(
         self,
         rng_key: Array,
@@ -224,55 +207,23 @@ class OneStep(MCMCKernel):
             model_args: arguments of the model.
             model_kwargs: keyword arguments of the model.
         """
-        return self.start(rng_key, num_warmup, init_params, model_args, model_kwargs or {}, stock=True)
-
-    @full_precision
-    def start(
-        self, rng_key: Array, num_warmup: int, init_params: Any, args: tuple, kwargs: dict, stock: bool = False
-    ) -> OneStepState:
-        """`init`; in stock `MCMC`, other arguments may follow, and states of single chains may be stacked."""
+        args, kwargs = model_args, model_kwargs or {}
         single = is_prng_key(rng_key)
         key_setup, key_base, key_train = random.split(rng_key if single else rng_key[0], 3)
         if not single and init_params is not None:
             init_params = jax.tree.map(lambda leaf: leaf[0], init_params)
-        self.prepare(key_setup, init_params, args, kwargs, fill_idle=not stock)
+        setup = self.look(key_setup, init_params, args, kwargs, fill_idle=False)  # other arguments may follow
         self._sample_fn = self.sample
         trained, base = None, None
         if num_warmup > 0:
-            base = search(self.target(args, kwargs), self.init_scale, key_base, self.setup.center)
-            base = base_.pad(base) if stock and single else base
-            trained = self.init_training(key_train, base, num_warmup, args, kwargs)
-        state = self._first_state(rng_key, base, trained)
-        if isinstance(self.setup.center, Tracer):  # it must not outlive the transformation
-            self._setup = self.setup._replace(center=np.zeros(self.setup.center.shape, self.setup.center.dtype))
+            target = setup.target(args, kwargs)
+            base = search(target, self.init_scale, key_base, setup.center)
+            base = base_.pad(base) if single else base  # states of single chains are stacked in the end
+            trained = fit.start(key_train, Problem(base, target), self.plan(base.dim), num_warmup)
+        state = first_state(rng_key, setup, self.num_steps, base, trained)
+        if isinstance(setup.center, Tracer):  # it must not outlive the transformation
+            self._setup = setup._replace(center=np.zeros(setup.center.shape, setup.center.dtype))
         return state
-
-    def init_training(
-        self, rng_key: Array, base: Base, num_warmup: int, args: tuple, kwargs: dict[str, Any]
-    ) -> TrainState:
-        """The untrained flow on `base`, or as many as there are replicates, on a leading axis."""
-        keys = random.split(rng_key, self.num_replicates) if self.num_replicates > 1 else rng_key
-        problem, shape = self.problem(base, args, kwargs), (self._num_blocks, self._width or default_width(base.dim))
-        return replicates.init(keys, problem, self.train_config(base.dim), num_warmup, *shape)
-
-    def resume_training(self, trained: TrainState, before: TrainState, problem: Problem) -> TrainState:
-        """An untrained state that goes on with the networks of another target's training."""
-        return replicates.resume(trained, before.best, problem, self.train_config(problem.base.dim))
-
-    def advance_training(self, trained: TrainState, problem: Problem, num_iterations: int) -> TrainState:
-        """Up to `num_iterations` further iterations of every replicate."""
-        return replicates.advance(trained, problem, self.train_config(problem.base.dim), num_iterations)
-
-    @full_precision
-    def resumed_state(self, rng_key: Array, base: Base, trained: TrainState) -> OneStepState:
-        """A state at the end of warmup with a flow trained elsewhere."""
-        state = self._first_state(rng_key, base, trained)
-        return state._replace(i=state.i + jnp.ravel(trained.num_iterations)[0])
-
-    def _first_state(self, rng_key: Array, base: Base | None, trained: TrainState | None) -> OneStepState:
-        center = self.setup.center
-        point = center if base is None else base_.unwhiten(base, jnp.zeros_like(center))
-        return first_state(rng_key, self.setup.unravel(point), self.num_steps, base, trained)
 
     @full_precision
     def sample(self, state: OneStepState, model_args: tuple, model_kwargs: dict[str, Any]) -> OneStepState:
@@ -289,61 +240,38 @@ class OneStep(MCMCKernel):
                 "OneStep has no trained flow: `num_warmup=0` leaves it untrained. Use num_warmup ≥ 1 (1000 gives the "
                 "full quality), or set `mcmc.post_warmup_state` to the `last_state` of an earlier run."
             )
-        problem = self.problem(state.base, model_args, model_kwargs)
-        trained = self.advance_training(state.train, problem, 1)
+        problem = Problem(state.base, self.setup.target(model_args, model_kwargs))
+        trained = fit.advance(state.train, problem, self.plan(state.base.dim), 1)
         num_warmup = jnp.ravel(trained.num_iterations)[0]
-        in_warmup = jnp.ravel(state.i)[0] <= num_warmup
-        move = partial(self._move, trained, problem, in_warmup)
-        chains = (state.rng_key, state.z, state.potential_energy, state.log_weight)
-        rng_key, z, energy, log_weight, accept_prob, diverging = (
-            move(*chains) if jnp.ndim(state.i) == 0 else jax.vmap(move)(*chains)
-        )
-        n = jnp.maximum(1, state.i + 1 - num_warmup)
-        mean = state.mean_accept_prob + (accept_prob - state.mean_accept_prob) / n
-        return state._replace(
-            i=state.i + 1,
-            z=z,
-            potential_energy=energy,
-            log_weight=log_weight,
-            accept_prob=accept_prob,
-            mean_accept_prob=jnp.where(in_warmup, accept_prob, mean),
-            diverging=diverging,
-            rng_key=rng_key,
-            train=trained,
+        move = partial(
+            chains.move,
+            networks=trained.best,
+            problem=problem,
+            num_steps=self.num_steps,
+            correction=self.correction,
+            always=jnp.ravel(state.i)[0] <= num_warmup,
+            several=jnp.ndim(trained.iteration) > 0,
         )
 
-    def _move(
-        self,
-        trained: TrainState,
-        problem: Problem,
-        always: Array,
-        rng_key: Array,
-        z: Any,
-        energy: Array,
-        log_weight: Array,
-    ) -> tuple[Array, Any, Array, Array, Array, Array]:
-        """A fresh proposal, of any one of the flows, and its acceptance, for one chain."""
-        rng_key, key_draw, key_pick, key_accept, key_flow = random.split(rng_key, 5)
-        network = trained.best
-        if jnp.ndim(trained.iteration) > 0:
-            which = random.randint(key_flow, (), 0, len(trained.iteration))
-            network = jax.tree.map(lambda leaf: leaf[which], network)
-        num = _NUM_RESAMPLED if self.correction == "resample" else 1
-        fresh = propose_once(Flow(network, problem), key_draw, num, self.num_steps)
-        pick = resample(key_pick, fresh.log_weights, 1)[0]
-        new, proposed = fresh.points[pick], fresh.log_weights[pick]
-        moved, accept_prob = metropolis.accept(key_accept, log_weight, proposed)
-        finite = proposed > -jnp.inf
-        moved = (moved | always | (self.correction != "metropolis")) & finite
-        accept_prob = jnp.where(always | (self.correction != "metropolis"), finite.astype(new.dtype), accept_prob)
-        return (
-            rng_key,
-            jax.tree.map(lambda a, b: jnp.where(moved, a, b), self.setup.unravel(new), z),
-            jnp.where(moved, fresh.potential_energy[pick], energy),
-            jnp.where(moved, proposed, log_weight),
-            accept_prob,
-            ~finite,
-        )
+        def iterate(chain: OneStepState) -> OneStepState:
+            new = move(chain.rng_key, log_weight=chain.log_weight)
+            keep = lambda a, b: jnp.where(new.moved, a, b)  # noqa: E731
+            n = jnp.maximum(1, chain.i + 1 - num_warmup)
+            mean = chain.mean_accept_prob + (new.accept_prob - chain.mean_accept_prob) / n
+            return chain._replace(
+                i=chain.i + 1,
+                z=jax.tree.map(keep, self.setup.unravel(new.point), chain.z),
+                potential_energy=keep(new.potential_energy, chain.potential_energy),
+                log_weight=keep(new.log_weight, chain.log_weight),
+                accept_prob=new.accept_prob,
+                mean_accept_prob=jnp.where(chain.i <= num_warmup, new.accept_prob, mean),
+                diverging=new.diverging,
+                rng_key=new.rng_key,
+            )
+
+        own = state._replace(base=None, train=None)
+        moved = iterate(own) if jnp.ndim(state.i) == 0 else jax.vmap(iterate)(own)
+        return moved._replace(base=state.base, train=trained)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without compiled functions."""

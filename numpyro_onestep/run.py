@@ -1,20 +1,59 @@
-"""The kernel of a finished run, seeing the model as in that run."""
+"""A finished run, seen as it was: its model, its arguments, its flows, and the evidence from them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import random
+import numpy as np
+from jax import Array, random
 from numpyro.infer import MCMC
 
+from numpyro_onestep.draws.proposal import propose
+from numpyro_onestep.draws.weights import log_mean_weight
+from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.kernel import OneStep
-from numpyro_onestep.state import same_leaves, trained_flows
+from numpyro_onestep.model.function import ModelFunction
+from numpyro_onestep.model.setup import ModelSetup
+from numpyro_onestep.state import OneStepState, flows_of, trained_flows
+from numpyro_onestep.trust.audit import audit, describe
+from numpyro_onestep.trust.checks import MANY_MODES
+from numpyro_onestep.trust.coverage import Audit
+from numpyro_onestep.trust.estimate import estimate
+from numpyro_onestep.trust.evidence import Evidence
 
-__all__ = ["kernel_of"]
+__all__ = ["Run", "evidence", "run_of", "same_leaves"]
+
+_NUM_PROPOSALS = 4096
 
 
-def kernel_of(mcmc: MCMC, what: str) -> OneStep:
-    """The trained kernel of `mcmc`, with its `setup` that of the last run; `what` needs it, for the error.
+class Run(NamedTuple):
+    """What a finished run was of and what came of it.
+
+    Attributes:
+        kernel: its kernel, for the options.
+        setup: the model as it was seen in this run.
+        args: positional arguments of the model.
+        kwargs: keyword arguments of the model.
+        state: the last state.
+    """
+
+    kernel: OneStep
+    setup: ModelSetup
+    args: tuple
+    kwargs: dict[str, Any]
+    state: OneStepState
+
+    def flows(self) -> list[Flow]:
+        """The independently trained flows."""
+        return flows_of(self.state, self.setup.target(self.args, self.kwargs))
+
+    def constrain(self) -> ModelFunction:
+        """Constrained values and deterministic sites of the flat unconstrained vector."""
+        return self.setup.constrain(self.args, self.kwargs)
+
+
+def run_of(mcmc: MCMC, what: str) -> Run:
+    """The finished run of `mcmc`; `what` needs it, for the error.
 
     One kernel may serve several runs, and NumPyro does not tell it of the arguments of a run that is resumed. A
     `OneStepSampler` keeps the setup of its last run; for a stock `MCMC` the model is looked at again.
@@ -27,16 +66,57 @@ def kernel_of(mcmc: MCMC, what: str) -> OneStep:
     kernel = mcmc.sampler
     if not isinstance(kernel, OneStep):
         raise TypeError(f"{what} needs an MCMC with a OneStep kernel, not {type(kernel).__name__}.")
-    state = mcmc.last_state if mcmc.last_state is not None else mcmc.post_warmup_state
+    state: Any = mcmc.last_state if mcmc.last_state is not None else mcmc.post_warmup_state
     first = trained_flows(state)[0]
-    own = getattr(mcmc, "setup", None)
+    setup = getattr(mcmc, "setup", None)
     given: Any = getattr(mcmc, "_args", None), getattr(mcmc, "_kwargs", None)
     if given[0] is None:
         raise ValueError(f"{what} needs the model's arguments: call `run` first, which goes on from the state set.")
-    if own is not None:
-        kernel.recall(own)
-    elif kernel.model is not None and (kernel.setup.idle is not None or not same_leaves(kernel.setup.given, given)):
-        point = first.z if jnp.ndim(first.i) == 0 else jax.tree.map(lambda leaf: leaf[0], first.z)
-        kernel.prepare(random.key(0), point, *given, fill_idle=False)
-    kernel.setup.check_unchanged()
-    return kernel
+    if setup is None:
+        setup = kernel.setup
+        if kernel.model is not None and (setup.idle is not None or not same_leaves(setup.given, given)):
+            point = first.z if jnp.ndim(first.i) == 0 else jax.tree.map(lambda leaf: leaf[0], first.z)
+            setup = kernel.look(random.key(0), point, *given, fill_idle=False)
+    setup.check_unchanged()
+    args, kwargs = given
+    return Run(kernel, setup, args, kwargs, state)
+
+
+def same_leaves(a: Any, b: Any) -> bool:
+    """Whether two pytrees hold the very same leaves."""
+    leaves_a, tree_a = jax.tree.flatten(a)
+    leaves_b, tree_b = jax.tree.flatten(b)
+    return tree_a == tree_b and all(x is y for x, y in zip(leaves_a, leaves_b, strict=True))
+
+
+def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS, audited: Audit | None = None) -> Evidence:
+    """Estimate the log evidence from the trained state of an `MCMC` run with a `OneStep` kernel.
+
+    Uses fresh proposals only, never the accepted states. Chains that trained their own flows count as replicates. With
+    the kernel's `coverage_audit` every flow is audited for mass that it does not reach.
+
+    Args:
+        mcmc: a `numpyro.infer.MCMC` (or `OneStepSampler`) after `run` or `warmup`.
+        rng_key: random key.
+        num_proposals: fresh proposals in all.
+        audited: the audit of this flow, where there is one already.
+
+    Raises:
+        TypeError: if the kernel is not `OneStep`.
+        ValueError: if nothing was trained.
+        RuntimeError: if the model does something else now than in that run.
+    """
+    run = run_of(mcmc, "evidence()")
+    kernel, flows = run.kernel, run.flows()
+    share = -(-num_proposals // len(flows))
+    *keys, key_audit = random.split(rng_key, len(flows) + 1)
+    replicates = [propose(f, key, share, kernel.num_steps, True) for f, key in zip(flows, keys, strict=True)]
+    if audited is None and kernel.coverage_audit:
+        log_z = [log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates]
+        audited = audit(key_audit, flows, kernel.num_steps, kernel.init_scale, log_z)
+    failures = [] if audited is None else describe(audited, run.constrain())
+    log_ratios = None if audited is None else audited.log_ratios
+    notes = run.setup.notes
+    if any(bool(flow.problem.base.annealed) for flow in flows):
+        notes += (MANY_MODES,)
+    return estimate(replicates, run.setup.caveats, notes, failures, log_ratios)

@@ -7,24 +7,30 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, random
 from numpyro.infer import MCMC
 from numpyro.util import is_prng_key
 
-from numpyro_onestep.compilation import jit
 from numpyro_onestep.draws.chains import collect
-from numpyro_onestep.draws.proposal import Flow, pool
+from numpyro_onestep.draws.proposal import pool
 from numpyro_onestep.flow.steps import check_num_steps
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.model.function import ModelFunction, Same, owned, plain
-from numpyro_onestep.model.target import ModelSetup
-from numpyro_onestep.run import kernel_of
-from numpyro_onestep.state import OneStepState, check_dim, same_leaves, trained_flows
-from numpyro_onestep.trust import evidence as evidence_
+from numpyro_onestep.model.setup import ModelSetup
+from numpyro_onestep.results import checkpoint, inference_data, samples
+from numpyro_onestep.run import evidence, run_of, same_leaves
+from numpyro_onestep.state import (
+    OneStepState,
+    acceptance,
+    after_draws,
+    check_dim,
+    flows_of,
+    trained_flows,
+    trained_state,
+)
 from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.evidence import Evidence
-from numpyro_onestep.warmup import fit
+from numpyro_onestep.warmup import warmup
 
 __all__ = ["Draws", "OneStepSampler"]
 
@@ -123,17 +129,16 @@ class OneStepSampler(MCMC):
             AttributeError: if an extra field does not exist.
         """
         with self._all_or_nothing():
-            key_train, key_draw = self._split_key(rng_key)
-            self._begin(args, kwargs, init_params, extra_fields)
+            key_train, key_draw = self._begin(rng_key, args, kwargs, init_params, extra_fields)
             state = None if warm_start else self._warmup_state
-            if state is not None or any(self._site(name) for name in extra_fields):
-                self._look(key_train, init_params, state)  # the data may be others than those of the training
-                self._check_sites(extra_fields)
+            if state is not None or any(map(samples.names_site, extra_fields)):
+                setup = self._look(key_train, init_params, state)  # the data may be others than those of the training
+                samples.check_sites(extra_fields, setup, self._constrainer())
             if state is None:
                 state = self._train(key_train, init_params, warm_start)
                 if self._warmup_state is not None:  # the next run goes on from here
                     self._warmup_state = state
-            check_dim(trained_flows(state)[0].base, self.sampler.setup.center)  # type: ignore[arg-type]
+            check_dim(trained_flows(state)[0].base, self.setup.center)  # type: ignore[arg-type]
             self._draw_chains(key_draw, state, extra_fields)
 
     def warmup(  # type: ignore[override]
@@ -153,8 +158,7 @@ class OneStepSampler(MCMC):
         if collect_warmup:
             raise ValueError("OneStepSampler has no warmup draws to collect; use MCMC(OneStep(model)) for them.")
         with self._all_or_nothing():
-            key_train, _ = self._split_key(rng_key)
-            self._begin(args, kwargs, init_params, extra_fields)
+            key_train, _ = self._begin(rng_key, args, kwargs, init_params, extra_fields)
             self._warmup_state = self._last_state = self._train(key_train, init_params)
 
     @property
@@ -167,7 +171,7 @@ class OneStepSampler(MCMC):
             same = same_leaves(token, self._audit_token(self._last_state))
             known = audit if same and identity == self.setup.identity else None  # type: ignore[union-attr]
             key: Any = self._evidence_key
-            self._evidence = result = evidence_.evidence(self, key, audited=known)
+            self._evidence = result = evidence(self, key, audited=known)
         return result
 
     def draw(self, rng_key: Array, num_draws: int, num_steps: int | None = None) -> Draws:
@@ -186,27 +190,21 @@ class OneStepSampler(MCMC):
             raise ValueError(f"`num_draws` must be at least 1, not {num_draws}.")
         num_steps = self.sampler.num_steps if num_steps is None else num_steps
         check_num_steps(num_steps)
-        proposals = pool(self._flows(), rng_key, num_draws, num_steps)
-        return Draws(self._constrain(proposals.points), proposals.log_weights)
+        proposals = pool(run_of(self, "draw()").flows(), rng_key, num_draws, num_steps)
+        return Draws(samples.constrained(self._constrainer(), proposals.points), proposals.log_weights)
 
     def to_inference_data(self) -> Any:
         """ArviZ `InferenceData` (0.23) or `DataTree` (1.x): posterior, sample stats, evidence and proposals."""
-        from numpyro_onestep.results.inference_data import to_inference_data
-
-        return to_inference_data(self)
+        return inference_data.to_inference_data(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the trained flow, the model arguments and the draws to one file; see `numpyro_onestep.results.checkpoint`."""
-        from numpyro_onestep.results.checkpoint import save
-
-        save(self, path)
+        """Write the trained flow, the model arguments and the draws to one file, without code."""
+        checkpoint.save(self, path)
 
     @classmethod
     def load(cls, path: str | Path, sampler: OneStep, postprocess_fn: Callable | None = None) -> "OneStepSampler":
         """Read what `save` wrote; it stored no code: `sampler` is the same `OneStep(model)`, like `postprocess_fn`."""
-        from numpyro_onestep.results.checkpoint import load
-
-        return load(cls, path, sampler, postprocess_fn)
+        return checkpoint.load(cls, path, sampler, postprocess_fn)
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
@@ -219,19 +217,11 @@ class OneStepSampler(MCMC):
             self.__dict__.update(before)
             raise
 
-    def _split_key(self, rng_key: Array) -> tuple[Array, Array]:
-        single = rng_key if is_prng_key(rng_key) else rng_key[0]
-        key_train, key_draw, self._evidence_key = random.split(single, 3)
-        return key_train, key_draw
-
-    def _begin(self, args: tuple, kwargs: dict, init_params: Any, extra_fields: tuple[str, ...]) -> None:
-        for name in extra_fields:
-            if self._site(name):
-                continue
-            if name.split(".")[0] in ("base", "train", "rng_key"):
-                raise ValueError(f"Extra field '{name}' is not one value per draw; read it from `last_state`.")
-            if name not in OneStepState._fields:
-                raise AttributeError(f"OneStepState has no field '{name}'; it has {', '.join(OneStepState._fields)}.")
+    def _begin(
+        self, rng_key: Array, args: tuple, kwargs: dict, init_params: Any, extra_fields: tuple[str, ...]
+    ) -> tuple[Array, Array]:
+        """Check what was given, keep the arguments, forget the last run's results; keys for training and draws."""
+        samples.check_fields(extra_fields)
         if init_params is not None and self.num_chains > 1:
             leading = jnp.shape(jax.tree.leaves(init_params)[0])[:1]
             if leading != (self.num_chains,):
@@ -239,29 +229,18 @@ class OneStepSampler(MCMC):
         # of its own: a caller's array may change before the evidence is asked for
         self._args, self._kwargs = owned((args, kwargs), (self._args, self._kwargs))
         self._evidence = self._states = self._states_flat = None
+        single = rng_key if is_prng_key(rng_key) else rng_key[0]
+        key_train, key_draw, self._evidence_key = random.split(single, 3)
+        return key_train, key_draw
 
-    def _look(self, rng_key: Array, init_params: Any, state: Any = None) -> None:
+    def _look(self, rng_key: Array, init_params: Any, state: Any = None) -> ModelSetup:
         """Look at the model for the arguments of this run, at the state's structure where nothing else tells it."""
         point = self._one(init_params)
         if point is None and self.sampler.model is None and state is not None:
             chains = jnp.ndim(state.i) > 0
             point = jax.tree.map(lambda leaf: leaf[0] if chains else leaf, state.z)
-        self.sampler.prepare(rng_key, point, self._args, self._kwargs)
-        self.setup = self.sampler.setup
-
-    def _site(self, name: str) -> str:
-        """The site that an extra field names, "" if it names none."""
-        return name.partition(".")[2] if name.removeprefix("~").startswith(f"{self._sample_field}.") else ""
-
-    def _check_sites(self, extra_fields: tuple[str, ...]) -> None:
-        center = self.setup.center  # type: ignore[union-attr]
-        latent = self.setup.unravel(center)  # type: ignore[union-attr]
-        shown = jax.eval_shape(self._constrainer(), center) if any(n.startswith("~") for n in extra_fields) else None
-        for name in filter(self._site, extra_fields):
-            sites = shown if name.startswith("~") else latent
-            if not isinstance(sites, dict) or self._site(name) not in sites:
-                there = ", ".join(sites) if isinstance(sites, dict) else "none"
-                raise AttributeError(f"There is no site for the extra field '{name}'; there are: {there}.")
+        self.setup = setup = self.sampler.look(rng_key, point, self._args, self._kwargs)
+        return setup
 
     def _one(self, init_params: Any) -> Any:
         if init_params is None or self.num_chains == 1:
@@ -270,33 +249,32 @@ class OneStepSampler(MCMC):
 
     def _train(self, rng_key: Array, init_params: Any, warm_start: bool = False) -> OneStepState:
         """Find the base, train and audit."""
-        before: Any = self._warmup_state if self._last_state is None else self._last_state
-        if warm_start:
-            trained_flows(before)  # or it says what is missing
-        if self.num_warmup == 0:
-            raise ValueError(
-                "num_warmup=0 leaves the flow untrained: use num_warmup ≥ 1 (1000 gives the full quality), or set "
-                "`post_warmup_state` to the `last_state` of an earlier run."
-            )
-        given = self._one(init_params), self._args, self._kwargs, self.progress_bar
-        fitted = fit(self.sampler, rng_key, self.num_warmup, *given, before=before if warm_start else None)
-        self.setup = setup = self.sampler.setup
-        self._audited = self._audit_token(fitted.state), setup.identity, fitted.audit
-        keys = fitted.rng_key if self.num_chains == 1 else random.split(fitted.rng_key, self.num_chains)
-        return self.sampler.resumed_state(keys, fitted.state.base, fitted.state.train)  # type: ignore[arg-type]
+        earlier: Any = self._warmup_state if self._last_state is None else self._last_state
+        before = earlier if warm_start and trained_flows(earlier) else None  # without any it raises
+        kernel, setup = self.sampler, self._look(random.split(rng_key, 3)[0], init_params)
+        done = warmup(
+            rng_key,
+            setup.target(self._args, self._kwargs),
+            setup.center,
+            kernel.plan(setup.center.shape[0]),
+            self.num_warmup,
+            init_scale=kernel.init_scale,
+            num_steps=kernel.num_steps,
+            coverage_audit=kernel.coverage_audit,
+            progress_bar=self.progress_bar,
+            before=before,
+        )
+        keys = done.rng_key if self.num_chains == 1 else random.split(done.rng_key, self.num_chains)
+        state = trained_state(keys, setup, kernel.num_steps, done.base, done.trained)
+        self._audited = self._audit_token(state), setup.identity, done.audit
+        return state
 
     def _audit_token(self, state: Any) -> Any:
         return state.train.best, self._args, self._kwargs
 
-    def _flows(self) -> list[Flow]:
-        return kernel_of(self, "OneStepSampler").flows(self._last_state, self._args, self._kwargs)  # type: ignore[arg-type]
-
-    def _constrain(self, points: Array) -> Any:
-        """Flat unconstrained points, shape (N, D), to constrained samples with a leading axis of N."""
-        return _apply(self._constrainer(), points)
-
     def _constrainer(self) -> ModelFunction:
-        setup = self.sampler.setup
+        """From a flat unconstrained point to constrained samples, by the user's `postprocess_fn` if there is one."""
+        setup: Any = self.setup
         if self.postprocess_fn is None:
             return setup.constrain(self._args, self._kwargs)
         identity = Same(self.postprocess_fn), setup.identity
@@ -304,43 +282,16 @@ class OneStepSampler(MCMC):
 
     def _draw_chains(self, rng_key: Array, state: OneStepState, extra_fields: tuple[str, ...]) -> None:
         """Fill the chains with corrected draws and leave a state from which `run` can go on."""
-        flows = self.sampler.flows(state, self._args, self._kwargs)
-        shape = (self.num_chains, self.num_samples)
+        setup: Any = self.setup
+        kernel, shape = self.sampler, (self.num_chains, self.num_samples)
         key_propose, key_correct, key_state = random.split(rng_key, 3)
-        correction, num_steps = self.sampler.correction, self.sampler.num_steps
-        many = shape[0] * shape[1] * (2 if correction == "resample" else 1)
-        proposals = pool(flows, key_propose, many, num_steps)
-
-        num_before, mean_before = np.ravel(state.i)[0], np.ravel(state.mean_accept_prob)
-        num_counted = num_before - np.ravel(state.train.num_iterations)[0]  # type: ignore[union-attr]
-        if len(mean_before) != shape[0]:
-            mean_before = np.full(shape[0], np.mean(mean_before))
-        before = num_before, num_counted, jnp.asarray(mean_before)
-        points, fields = collect(key_correct, proposals, correction, shape, num_steps, *before)
-        kept = np.arange(self.num_samples % self.thinning + self.thinning - 1, self.num_samples, self.thinning)
-        flat = points[:, kept].reshape(-1, points.shape[-1])
-
-        def grouped(tree: Any) -> Any:
-            return jax.tree.map(lambda leaf: leaf.reshape((shape[0], len(kept), *leaf.shape[1:])), tree)
-
-        samples = grouped(self._constrain(flat))
-        self._states = {self._sample_field: samples}
-        for name in dict.fromkeys((*self._default_fields[1:], *extra_fields)):
-            if self._site(name) and name.startswith("~"):
-                samples.pop(self._site(name))
-            elif self._site(name):
-                self._states[name] = grouped(jax.vmap(self.sampler.setup.unravel)(flat)[self._site(name)])
-            elif name != self._sample_field:
-                self._states[name] = fields[name][:, kept]
+        many = shape[0] * shape[1] * (2 if kernel.correction == "resample" else 1)
+        flows = flows_of(state, setup.target(self._args, self._kwargs))
+        proposals = pool(flows, key_propose, many, kernel.num_steps)
+        before = acceptance(state, self.num_chains)
+        points, values = collect(key_correct, proposals, kernel.correction, shape, kernel.num_steps, *before)
+        fields = *self._default_fields, *extra_fields
+        self._states = samples.by_chain(points, values, fields, self.thinning, self._constrainer(), setup.unravel)
         self._states_flat = None
-        last = {name: value[:, -1] for name, value in fields.items()}
-        z = jax.vmap(self.sampler.setup.unravel)(points[:, -1])
-        chains = {"z": z, "rng_key": random.split(key_state, shape[0]), **last}
-        if shape[0] == 1:  # NumPyro's own single chain has no axis of chains
-            chains = jax.tree.map(lambda leaf: leaf[0], chains)
-        self._last_state = state._replace(**chains)
-
-
-@jit
-def _apply(function: ModelFunction, points: Array) -> Any:
-    return jax.vmap(function)(points)
+        keys = random.split(key_state, self.num_chains)
+        self._last_state = after_draws(state, keys, points[:, -1], values, setup.unravel)

@@ -1,16 +1,33 @@
 """The state of the `OneStep` kernel: the chain and everything learnt."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from numpyro.util import is_prng_key
 
+from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.distribution import Base
-from numpyro_onestep.training.loop import TrainState
+from numpyro_onestep.base.problem import Problem
+from numpyro_onestep.compilation import full_precision
+from numpyro_onestep.flow.density import Flow
+from numpyro_onestep.model.setup import ModelSetup
+from numpyro_onestep.model.target import Target
+from numpyro_onestep.training.state import TrainState, separate
 
-__all__ = ["OneStepState", "check_dim", "first_state", "same_leaves", "trained_flows"]
+__all__ = [
+    "OneStepState",
+    "acceptance",
+    "after_draws",
+    "check_dim",
+    "first_state",
+    "flows_of",
+    "trained_flows",
+    "trained_state",
+]
 
 
 class OneStepState(NamedTuple):
@@ -46,13 +63,17 @@ class OneStepState(NamedTuple):
     train: TrainState | None
 
 
-def first_state(rng_key: Array, z: Any, num_steps: int, base: Base | None, trained: TrainState | None) -> OneStepState:
-    """The state before the first iteration, every chain at `z`; one chain for each key."""
+@full_precision
+def first_state(
+    rng_key: Array, setup: ModelSetup, num_steps: int, base: Base | None, trained: TrainState | None
+) -> OneStepState:
+    """The state before the first iteration, every chain at the base's centre; one chain for each key."""
     chains = () if is_prng_key(rng_key) else (len(rng_key),)
     zero = jnp.zeros(chains, jnp.result_type(float))
+    point = setup.center if base is None else base_.unwhiten(base, jnp.zeros_like(setup.center))
     return OneStepState(
         i=jnp.zeros(chains, int),
-        z=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, chains + leaf.shape), z),
+        z=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, chains + leaf.shape), setup.unravel(point)),
         potential_energy=zero,
         log_weight=zero - jnp.inf,
         accept_prob=zero,
@@ -63,6 +84,38 @@ def first_state(rng_key: Array, z: Any, num_steps: int, base: Base | None, train
         base=base,
         train=trained,
     )
+
+
+def trained_state(rng_key: Array, setup: ModelSetup, num_steps: int, base: Base, trained: TrainState) -> OneStepState:
+    """The state at the end of warmup, with a flow trained elsewhere."""
+    state = first_state(rng_key, setup, num_steps, base, trained)
+    return state._replace(i=state.i + jnp.ravel(trained.num_iterations)[0])
+
+
+def acceptance(state: OneStepState, num_chains: int) -> tuple[Array, Array, Array]:
+    """Iterations done, those of them that were draws, and the mean acceptance of these, shape (num_chains,)."""
+    num_before, mean = np.ravel(state.i)[0], np.ravel(state.mean_accept_prob)
+    num_counted = num_before - np.ravel(state.train.num_iterations)[0]  # type: ignore[union-attr]
+    return num_before, num_counted, jnp.asarray(mean if len(mean) == num_chains else np.full(num_chains, np.mean(mean)))
+
+
+def after_draws(
+    state: OneStepState, keys: Array, points: Array, values: dict[str, Array], unravel: Callable[[Array], Any]
+) -> OneStepState:
+    """The state after draws, for a run that goes on.
+
+    Args:
+        state: that before them.
+        keys: of the chains.
+        points: the last draw of each chain, flat, shape (chains, D).
+        values: fields of the state for each draw, shape (chains, draws).
+        unravel: from a flat point to unconstrained sites.
+    """
+    last = {name: value[:, -1] for name, value in values.items()}
+    chains = {"z": jax.vmap(unravel)(points), "rng_key": keys, **last}
+    if len(points) == 1:  # NumPyro's own single chain has no axis of chains
+        chains = jax.tree.map(lambda leaf: leaf[0], chains)
+    return state._replace(**chains)
 
 
 def check_dim(base: Base, point: Array) -> None:
@@ -86,14 +139,9 @@ def trained_flows(state: Any) -> list[OneStepState]:
         own = state.base, state.train  # the chains' other fields may be those of fewer or more chains
         parts = [jax.tree.map(lambda leaf, i=i: leaf[i], own) for i in range(len(state.base.annealed))]
         return [flow for base, train in parts for flow in trained_flows(state._replace(base=base, train=train))]
-    if jnp.ndim(state.train.iteration) == 0:
-        return [state]
-    num_flows = len(state.train.iteration)
-    return [state._replace(train=jax.tree.map(lambda leaf, i=i: leaf[i], state.train)) for i in range(num_flows)]
+    return [state._replace(train=flow) for flow in separate(state.train)]
 
 
-def same_leaves(a: Any, b: Any) -> bool:
-    """Whether two pytrees hold the very same leaves."""
-    leaves_a, tree_a = jax.tree.flatten(a)
-    leaves_b, tree_b = jax.tree.flatten(b)
-    return tree_a == tree_b and all(x is y for x, y in zip(leaves_a, leaves_b, strict=True))
+def flows_of(state: Any, target: Target) -> list[Flow]:
+    """The state's independently trained flows to `target`; ValueError if there is none."""
+    return [Flow(s.train.best, Problem(s.base, target)) for s in trained_flows(state)]  # type: ignore[union-attr,arg-type]

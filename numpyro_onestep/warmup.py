@@ -1,109 +1,112 @@
-"""A whole fit outside of NumPyro's loop: base, training in jitted blocks, audit, one retry where mass is missing."""
+"""All that a run does before its draws: base, training, audit, and once more where mass is missing."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
+from numpyro_onestep.base import search
 from numpyro_onestep.base.conditional_scale import influence
-from numpyro_onestep.base.search import extend
+from numpyro_onestep.base.distribution import Base
+from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.compilation import full_precision
-from numpyro_onestep.kernel import OneStep
+from numpyro_onestep.flow.density import Flow
+from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.model.target import Target
 from numpyro_onestep.state import OneStepState, check_dim, trained_flows
-from numpyro_onestep.training import loop as train
+from numpyro_onestep.training.fit import fit, start
+from numpyro_onestep.training.plan import Plan
+from numpyro_onestep.training.state import TrainState, separate
 from numpyro_onestep.trust.audit import audit
 from numpyro_onestep.trust.coverage import Audit
 
-__all__ = ["Fit", "fit"]
-
-_NUM_BLOCKS = 20  # progress updates of one training; the host reads the state only between them
+__all__ = ["Warmup", "warmup"]
 
 
-class Fit(NamedTuple):
-    """The trained state, its audit where the kernel asks for one, and a key that nothing here has used."""
+class Warmup(NamedTuple):
+    """Base, training, its audit where one was asked for, and a key that nothing here has used."""
 
-    state: OneStepState
+    base: Base
+    trained: TrainState
     audit: Audit | None
     rng_key: Array
 
 
 @full_precision
-def fit(
-    kernel: OneStep,
+def warmup(
     rng_key: Array,
+    target: Target,
+    center: Array,
+    plan: Plan,
     num_warmup: int,
-    init_params: Any,
-    args: tuple,
-    kwargs: dict[str, Any],
+    *,
+    init_scale: float,
+    num_steps: int,
+    coverage_audit: bool,
     progress_bar: bool,
     before: OneStepState | None = None,
-) -> Fit:
+) -> Warmup:
     """Find the base, train, audit, and train once more from a base that holds what was missed.
 
-    With the state `before` of a fit to other data of the same shape, its networks are trained on where they fit better
+    With the state `before` of a run on other data of the same shape, its networks are trained on where they fit better
     than the base, which is found anew; a broad base, whose axes have no order, is kept as well.
 
     No retry where the base has conditional scales, which no mixture can keep, or is broad anyhow: it is only told.
+
+    Args:
+        rng_key: random key; the first of its three parts is for the look at the model.
+        target: log γ on the flat unconstrained vector.
+        center: a valid point, shape (D,).
+        plan: how to train.
+        num_warmup: training iterations.
+        init_scale: spread of the starts around the center.
+        num_steps: network evaluations per draw.
+        coverage_audit: whether to look for mass that the flow does not reach.
+        progress_bar: whether to show progress.
+        before: the state of an earlier run, for a warm start.
+
+    Raises:
+        ValueError: if `num_warmup` is 0, the density is finite at none of the starts, or `before` has another dimension.
     """
-    # the first three are those of `start`
-    key_audit, key_extend, key_train, key_again = random.split(rng_key, 7)[3:]
-    key_left = random.fold_in(rng_key, 7)
-    state: Any = kernel.start(rng_key, num_warmup, init_params, args, kwargs)
+    if num_warmup == 0:
+        raise ValueError(
+            "num_warmup=0 leaves the flow untrained: use num_warmup ≥ 1 (1000 gives the full quality), or set "
+            "`post_warmup_state` to the `last_state` of an earlier run."
+        )
+    _, key_base, key_first, key_audit, key_extend, key_train, key_again = random.split(rng_key, 7)
+    base: Base = search.search(target, init_scale, key_base, center)
+    networks = None
     if before is not None:
-        state = _warm(kernel, random.split(rng_key, 7)[2], state, before, num_warmup, args, kwargs)
-    state = _train(kernel, state, num_warmup, args, kwargs, progress_bar)
-    if not kernel.coverage_audit:
-        return Fit(state, None, key_left)
-    found = _audit(kernel, state, key_audit, args, kwargs, progress_bar)
-    if len(found.missing) and not bool(state.base.annealed) and not jnp.any(influence(state.base.whitening) > 0):
+        earlier: Any = before if jnp.ndim(before.base.annealed) == 0 else trained_flows(before)[0]  # type: ignore
+        check_dim(earlier.base, center)
+        networks = earlier.train.best
+        base = earlier.base if bool(base.annealed) and bool(earlier.base.annealed) else base
+
+    def train(key: Array, base: Base, networks: StepNetwork | None = None) -> TrainState:
+        problem = Problem(base, target)
+        return fit(start(key, problem, plan, num_warmup), problem, plan, progress_bar, networks)
+
+    def look(key: Array, base: Base, trained: TrainState) -> Audit:
+        """The audit, its time shown beside that of the training."""
+        each = separate(trained)
+        flows = [Flow(one.best, Problem(base, target)) for one in each]
+        with tqdm(total=1, desc="coverage audit", disable=not progress_bar) as bar:
+            found = audit(key, flows, num_steps, init_scale, [float(one.best_log_z) for one in each])
+            bar.update()
+        return found
+
+    trained = train(key_first, base, networks)
+    key_left = random.fold_in(rng_key, 7)
+    if not coverage_audit:
+        return Warmup(base, trained, None, key_left)
+    found = look(key_audit, base, trained)
+    if len(found.missing) and not bool(base.annealed) and not jnp.any(influence(base.whitening) > 0):
         regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
-        base = extend(kernel.target(args, kwargs), key_extend, state.base, regions)
-        again = state._replace(base=base, train=kernel.init_training(key_train, base, num_warmup, args, kwargs))
-        again = _train(kernel, again, num_warmup, args, kwargs, progress_bar)
-        found_again = _audit(kernel, again, key_again, args, kwargs, progress_bar)
+        wider = search.extend(target, key_extend, base, regions)
+        again = train(key_train, wider)
+        found_again = look(key_again, wider, again)
         if found_again.share < 0.5 * found.share and not len(found_again.doubtful):
-            state, found = again, found_again
-    return Fit(state, found, key_left)
-
-
-def _warm(
-    kernel: OneStep, rng_key: Array, state: Any, before: Any, num_warmup: int, args: tuple, kwargs: dict[str, Any]
-) -> Any:
-    """An untrained state with the networks of another fit."""
-    if jnp.ndim(before.base.annealed) > 0:  # of chains that trained their own
-        before = trained_flows(before)[0]
-    check_dim(before.base, kernel.setup.center)
-    if bool(state.base.annealed) and bool(before.base.annealed):
-        trained = kernel.init_training(rng_key, before.base, num_warmup, args, kwargs)
-        state = state._replace(base=before.base, train=trained)
-    problem = kernel.problem(state.base, args, kwargs)
-    return state._replace(train=kernel.resume_training(state.train, before.train, problem))
-
-
-def _audit(
-    kernel: OneStep, state: Any, rng_key: Array, args: tuple, kwargs: dict[str, Any], progress_bar: bool
-) -> Audit:
-    """The audit, its time shown beside that of the training."""
-    log_z = [float(value) for value in np.ravel(state.train.best_log_z)]
-    with tqdm(total=1, desc="coverage audit", disable=not progress_bar) as bar:
-        found = audit(kernel, kernel.flows(state, args, kwargs), log_z, rng_key, args, kwargs)
-        bar.update()
-    return found
-
-
-def _train(
-    kernel: OneStep, state: Any, num_warmup: int, args: tuple, kwargs: dict[str, Any], progress_bar: bool
-) -> Any:
-    """All iterations; the host only looks between blocks of them."""
-    problem = kernel.problem(state.base, args, kwargs)
-    block = -(-num_warmup // _NUM_BLOCKS)
-    trained = state.train
-    with tqdm(total=num_warmup, desc="training", disable=not progress_bar) as bar:
-        while not bool(jnp.all(trained.done | (trained.iteration >= num_warmup))):
-            trained = kernel.advance_training(trained, problem, block)
-            bar.set_postfix_str(train.describe(trained), refresh=False)
-            bar.update(int(jnp.max(trained.iteration)) - bar.n)
-    return state._replace(train=trained)
+            base, trained, found = wider, again, found_again
+    return Warmup(base, trained, found, key_left)

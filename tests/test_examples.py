@@ -11,8 +11,8 @@ import pytest
 
 from numpyro_onestep.base.distribution import whiten
 from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.flow.network import StepNetwork
-from numpyro_onestep.training.losses import Problem
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -121,7 +121,7 @@ def test_the_barrier_counts_where_a_free_sign_can_fold(monkeypatch):
     import ablation
 
     variant = ablation.VARIANTS["barrier"]
-    barrier = variant.kernel(lambda: None).train_config(3).stages[0].losses[1]
+    barrier = variant.kernel(lambda: None).plan(3).stages[0].losses[1]
     problem = Problem(whiten(Mixture(jnp.zeros(1), jnp.zeros((1, 3)), jnp.eye(3)[None])), lambda z: jnp.zeros(()))
     network = StepNetwork(3, num_blocks=1, width=8, rng_key=jax.random.key(0))
     with ablation.changed(variant):

@@ -8,10 +8,12 @@ from jax.scipy.special import logsumexp
 
 from numpyro_onestep import OneStep, OneStepSampler
 from numpyro_onestep.base import distribution as base_
+from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.base.search import search
 from numpyro_onestep.flow import steps as flow
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import LARGE_DIM, Target, safe_log_density
+from numpyro_onestep.training.fit import start
 from numpyro_onestep.trust import coverage
 
 DIM = LARGE_DIM + 4
@@ -63,7 +65,7 @@ def test_wide_blocks_up_to_the_limit_and_narrow_ones_above():
     for dim, width in ((LARGE_DIM, 128), (DIM, 32)):
         kernel = OneStep(potential_fn=lambda z: 0.5 * jnp.sum(z**2))
         zero = jnp.zeros(dim)
-        kernel.prepare(random.key(0), zero, (), {})
+        target = kernel.look(random.key(0), zero, (), {}).target((), {})
         base = base_.whiten(base_.Mixture(jnp.zeros(1), zero[None], jnp.eye(dim)[None]))
-        trained = kernel.init_training(random.key(0), base, 1, (), {})
+        trained = start(random.key(0), Problem(base, target), kernel.plan(dim), 1)
         assert trained.network.directions[...].shape == (3, width, dim)

@@ -1,32 +1,35 @@
+"""The house: its rooms, the order in which they stand, and what may be imported where."""
+
 import ast
 from pathlib import Path
+from statistics import median
 
 import numpyro_onestep
 
 ROOT = Path(numpyro_onestep.__file__).parent
-TREES = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
-LAYERS = [
-    {"block", "compilation", "log_det", "metropolis", "model_function", "model_trace", "schedule", "weights"},
-    {"target"},
-    {"conditional_scale", "mixture_vi", "modes", "network"},
-    {"base", "flow"},
-    {"base_search", "losses", "sde", "tempering"},
-    {"coverage", "path_losses"},
-    {"train"},
-    {"plan", "proposal", "replicates", "state"},
-    {"chains", "kernel"},
-    {"audit", "trained_kernel"},
-    {"evidence", "fit", "flow_distribution"},
-    {"reparam"},
-    {"checkpoint"},
-    {"sampler"},
-    {"inference_data", "plots"},
-    {"compare"},
-    {"__init__"},
-]
-LAYER = {module: i for i, layer in enumerate(LAYERS) for module in layer}
-# a method of the sampler that hands over to the module above it
-UPWARD = {("sampler", "inference_data")}
+NAME = ROOT.name
+
+# rooms and single files from the ground up, and the files of a room likewise: each imports only from what stands before
+HOUSE: dict[str, list[str]] = {
+    "compilation": [],
+    "model": ["function", "trace", "target", "setup", "initialize"],
+    "base": ["modes", "mixture_vi", "conditional_scale", "distribution", "problem", "tails", "search"],
+    "flow": ["block", "network", "steps", "density"],
+    "draws": ["weights", "metropolis", "proposal", "chains", "tempering"],
+    "training": ["losses", "plan", "state", "optimizer", "evaluation", "loop", "fit"],
+    "trust": ["evidence", "checks", "estimate", "coverage", "audit"],
+    "paper": ["noise", "control", "log_det", "sde", "losses"],
+    "state": [],
+    "warmup": [],
+    "kernel": [],
+    "run": [],
+    "results": ["samples", "inference_data", "plots", "compare", "checkpoint", "flow_distribution", "reparam"],
+    "sampler": [],
+    "__init__": [],
+}
+ORDER = [f"{room}.{file}" if files else room for room, files in HOUSE.items() for file in files or [""]]
+PATHS = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")}
+TREES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
 HEAVY = {"arviz", "arviz_stats", "matplotlib", "pandas", "xarray"}
 
 
@@ -40,6 +43,14 @@ def imports(nodes):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def own(name):
+    """The file of the package that an imported name comes from; None for other packages."""
+    package, *parts = name.split(".")
+    if package != NAME:
+        return None
+    return next((known for known in (".".join(parts[:2]), parts[0]) if known in ORDER), "__init__")
+
+
 def module_level(tree):
     """All nodes outside of function bodies."""
     for node in ast.iter_child_nodes(tree):
@@ -48,19 +59,29 @@ def module_level(tree):
             yield from module_level(node)
 
 
-def test_every_module_has_a_layer():
-    assert set(LAYER) == set(TREES)
+def test_every_file_has_its_place():
+    of_rooms = {f"{room}.__init__" for room, files in HOUSE.items() if files}
+    assert set(TREES) == {*ORDER, *of_rooms}
 
 
-def test_imports_point_downward():
-    for module, tree in TREES.items():
-        for name in (name for name in imports(ast.walk(tree)) if name.split(".")[0] == "numpyro_onestep"):
-            used = next((part for part in name.split(".")[1:2] if part in LAYER), "__init__")
-            assert LAYER[used] < LAYER[module] or (module, used) in UPWARD, f"{module} imports {name}"
+def test_imports_point_downward_between_rooms_and_within_them():
+    for name, tree in TREES.items():
+        for used in filter(None, map(own, imports(ast.walk(tree)))):
+            assert name in ORDER, f"{name} imports {used}: a room's front page imports nothing"
+            assert ORDER.index(used) < ORDER.index(name), f"{name} imports {used}"
 
 
-def test_only_the_network_names_flax():
-    allowed = {"network": "flax.nnx", "checkpoint": "flax.serialization."}
+def test_rooms_hold_three_to_seven_files_and_say_what_they_are():
+    for room, files in HOUSE.items():
+        if files:
+            assert 3 <= len(files) <= 7, room
+            lines = (ast.get_docstring(TREES[f"{room}.__init__"]) or "").splitlines()
+            assert 3 <= len(lines) <= 5, room
+            (last,) = [name for name in files if f"Open `{name}.py` first." in " ".join(lines)]
+
+
+def test_only_the_networks_name_flax():
+    allowed = {"flow.network": "flax.nnx", "paper.control": "flax.nnx", "results.checkpoint": "flax.serialization."}
     for module, tree in TREES.items():
         for name in (name for name in imports(ast.walk(tree)) if name.split(".")[0] == "flax"):
             assert name.startswith(allowed.get(module, "nothing")), f"{module} imports {name}"
@@ -72,5 +93,13 @@ def test_heavy_packages_are_imported_where_they_are_used():
 
 
 def test_a_file_can_be_read_in_one_sitting():
-    lines = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob("*.py")}
-    assert {name: num for name, num in lines.items() if num > 350} == {}
+    lines = {name: len(path.read_text().splitlines()) for name, path in PATHS.items()}
+    assert {name: num for name, num in lines.items() if num > 300} == {}
+    assert median(num for name, num in lines.items() if name in ORDER) <= 120
+
+
+def test_the_architecture_page_knows_every_room():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    for name in ORDER:
+        room, _, file = name.partition(".")
+        assert f"`{file or room}`" in page or f"`{file or room}.py`" in page or f"{room}/{file}" in page, name

@@ -10,7 +10,7 @@ import pytest
 from jax import lax, random
 
 from numpyro_onestep import FlowDistribution, OneStep, OneStepSampler, compilation
-from numpyro_onestep import warmup as fit
+from numpyro_onestep.training import fit
 
 COMPILED: list[str] = []
 TRACED: list[int] = []
@@ -68,8 +68,8 @@ def test_a_second_run_compiles_nothing():
 
 def test_training_looks_at_the_device_between_blocks_only(monkeypatch):
     looks = []
-    advance = OneStep.advance_training
-    monkeypatch.setattr(OneStep, "advance_training", lambda *args: looks.append(1) or advance(*args))
+    advance = fit.advance
+    monkeypatch.setattr(fit, "advance", lambda *args: looks.append(1) or advance(*args))
     OneStepSampler(OneStep(regression, **OPTIONS, coverage_audit=False), **COUNTS).run(random.key(0), *data(0))
     assert 0 < len(looks) <= fit._NUM_BLOCKS
 

@@ -21,7 +21,8 @@ from numpyro.infer import MCMC, NUTS
 from numpyro_onestep import OneStep, OneStepSampler, evidence
 from numpyro_onestep.draws.proposal import Proposals, propose
 from numpyro_onestep.draws.weights import log_mean_weight, pareto_k, unseen_error
-from numpyro_onestep.trust.evidence import estimate
+from numpyro_onestep.run import run_of
+from numpyro_onestep.trust.estimate import estimate
 
 FAST = {"num_warmup": 30, "num_samples": 300, "progress_bar": False}
 
@@ -224,7 +225,7 @@ def test_replicates_widen_the_error_by_their_spread():
 
 
 def replicates_of(sampler):
-    flows = sampler.sampler.flows(sampler.last_state, (), {})
+    flows = run_of(sampler, "this test").flows()
     return [propose(flow, random.key(5), 1024, 1) for flow in flows]
 
 

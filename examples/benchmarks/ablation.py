@@ -25,19 +25,18 @@ from problems import ABLATED
 from run import measure
 
 from numpyro_onestep import OneStep
-from numpyro_onestep import kernel as kernel_
 from numpyro_onestep.base import distribution as base
 from numpyro_onestep.base import search as base_search
 from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.mixture_vi import Mixture
-from numpyro_onestep.flow import block
+from numpyro_onestep.base.problem import Problem
+from numpyro_onestep.flow import block, steps
 from numpyro_onestep.flow import network as network_
-from numpyro_onestep.flow import steps as flow
 from numpyro_onestep.flow.block import BlockParams
 from numpyro_onestep.flow.network import StepNetwork
-from numpyro_onestep.training import losses, schedule
-from numpyro_onestep.training.loop import TrainConfig
-from numpyro_onestep.training.losses import Consistency, Loss, PathGradient, Problem
+from numpyro_onestep.training import losses, optimizer
+from numpyro_onestep.training.losses import Consistency, Loss, PathGradient
+from numpyro_onestep.training.plan import Plan
 
 SHOWN = ("ess", "log_z_error", "std_error", "elbo_gap", "pareto_k", "folds", "folds_inflated", "seconds")
 
@@ -54,8 +53,8 @@ class OrdinaryGradient:
     ) -> Array:
         """The mean over base draws; those that fold or leave the support are left out."""
         x0 = base.sample(problem.base, rng_key, self.batch_size)
-        blocks = flow.blocks_of(network, self.num_steps)
-        y, log_det = jax.vmap(lambda x: flow.forward_and_log_det(blocks, x))(x0)
+        blocks = steps.blocks_of(network, self.num_steps)
+        y, log_det = jax.vmap(lambda x: steps.forward_and_log_det(blocks, x))(x0)
         log_p = jax.vmap(
             lambda y: annealing * problem.target.value(y) + (1 - annealing) * base.log_prob(problem.base, y)
         )
@@ -98,16 +97,16 @@ class Ablated(OneStep):
 
     change_loss: Callable[[PathGradient], tuple[Loss, ...]] = staticmethod(lambda loss: (loss,))
 
-    def train_config(self, dim: int) -> TrainConfig:
+    def plan(self, dim: int) -> Plan:
         """The plan with its path gradients changed."""
-        config = super().train_config(dim)
+        plan = super().plan(dim)
         change = type(self).change_loss
 
         def changed(terms: tuple[Loss, ...]) -> tuple[Loss, ...]:
             lists = [change(loss) if isinstance(loss, PathGradient) else (loss,) for loss in terms]
             return tuple(loss for part in lists for loss in part)
 
-        return replace(config, stages=tuple(replace(s, losses=changed(s.losses)) for s in config.stages))
+        return replace(plan, stages=tuple(replace(s, losses=changed(s.losses)) for s in plan.stages))
 
 
 def with_losses(change: Callable[[PathGradient], tuple[Loss, ...]]) -> type[OneStep]:
@@ -188,7 +187,7 @@ VARIANTS = {
         "conditional scales wherever they better the base", patches=((base_search, "_MIN_INFLUENCE", 0.0),)
     ),
     "no_whitening": Variant("no whitening: Normal(0, 3) base, annealed", base=broad),
-    "no_annealing": Variant("no annealing", patches=((schedule, "annealing", at_once),)),
+    "no_annealing": Variant("no annealing", patches=((optimizer, "annealing", at_once),)),
     "no_bumps": Variant("no bumps", blocks=lambda p: p._replace(bump=jnp.zeros_like(p.bump))),
     "no_tanh": Variant("no tanh ridges", blocks=without_tanh),
     "no_ridges": Variant("no ridges", blocks=lambda p: p._replace(ridge=jnp.zeros_like(p.ridge))),
@@ -226,9 +225,9 @@ def changed(variant: Variant) -> Iterator[None]:
         for module, name, value in variant.patches:
             stack.enter_context(mock.patch.object(module, name, value))
         if variant.base is not None:
-            change_base, search = variant.base, kernel_.search
+            change_base, search = variant.base, base_search.search
             changed_search = lambda *args: change_base(search(*args))  # noqa: E731
-            stack.enter_context(mock.patch.object(kernel_, "search", changed_search))
+            stack.enter_context(mock.patch.object(base_search, "search", changed_search))
         jax.clear_caches()
         stack.callback(jax.clear_caches)
         yield

@@ -37,14 +37,14 @@ from problems import PROBLEMS
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight
-from numpyro_onestep.flow.network import ControlNetwork
 from numpyro_onestep.model.target import safe_log_density
 from numpyro_onestep.paper import log_det as log_det_
 from numpyro_onestep.paper import sde
+from numpyro_onestep.paper.control import ControlNetwork
 from numpyro_onestep.paper.losses import LogVariance, PathConsistency, PathKL, control_of
-from numpyro_onestep.training import schedule as schedule_
-from numpyro_onestep.training.losses import Problem
+from numpyro_onestep.paper.noise import cosine_noise
 
 BUDGETS = (1, 2, 4, 8, 16, 32, 64)
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -214,7 +214,7 @@ def compare_log_dets() -> None:
         network = ControlNetwork(dim, width=64, rng_key=keys[0])
         network.outer.kernel[...] = random.normal(keys[1], network.outer.kernel.shape) / 8
         control = lambda x, t, d, network=network: network(x, t, d, -x)  # noqa: E731
-        step = lambda x, control=control: sde.flow_step(control, schedule_.cosine_noise, x, d * 4, d)  # noqa: E731
+        step = lambda x, control=control: sde.flow_step(control, cosine_noise, x, d * 4, d)  # noqa: E731
         points, keys = random.normal(key, (64, dim)), random.split(key, 64)
         exact, time_exact = timed(lambda x, k, step=step: log_det_.exact(step, x), points, keys)
         errors, times = [], []

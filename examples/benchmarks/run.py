@@ -41,10 +41,10 @@ from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base import modes
 from numpyro_onestep.compilation import full_precision
 from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight, pareto_k, unseen_error
-from numpyro_onestep.flow import steps as flow
+from numpyro_onestep.flow import density, steps
 from numpyro_onestep.model.target import LARGE_DIM
+from numpyro_onestep.run import run_of
 from numpyro_onestep.training.losses import Consistency
-from numpyro_onestep.trust import coverage
 
 COLUMNS = (
     "nfe",
@@ -71,9 +71,9 @@ class Flow:
     """The trained map of one budget, with what is measured on it."""
 
     def __init__(self, sampler: OneStepSampler, num_steps: int):
-        (trained,) = sampler.sampler.flows(sampler.last_state, (), {})
+        (trained,) = run_of(sampler, "this table").flows()
         self.base, self.problem = trained.problem.base, trained.problem
-        self.blocks = flow.compiled_blocks_of(trained.network, num_steps)
+        self.blocks = steps.compiled_blocks_of(trained.network, num_steps)
 
     def folds_and_inverted(self, rng_key: jax.Array, inflate: float, num_draws: int = 2048) -> tuple[float, float]:
         """Share of base draws at which the map is not locally injective, and share that its inverse recovers."""
@@ -81,8 +81,8 @@ class Flow:
         @jax.jit
         @full_precision
         def check(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            y, log_det = flow.forward_and_log_det(self.blocks, x)
-            error = jnp.max(jnp.abs(flow.inverse(self.blocks, y) - x))
+            y, log_det = steps.forward_and_log_det(self.blocks, x)
+            error = jnp.max(jnp.abs(steps.inverse(self.blocks, y) - x))
             # the last digits of a large y cannot tell base points apart that lie closer than its rounding
             return jnp.isnan(log_det), error < 1e-4 * (1 + jnp.max(jnp.abs(x)))
 
@@ -95,7 +95,7 @@ class Flow:
         @jax.jit
         @full_precision
         def gap(z: jax.Array) -> jax.Array:
-            return self.problem.density.value(z) - coverage.log_prob(self.base, self.blocks, z)
+            return self.problem.density.value(z) - density.log_prob(self.base, self.blocks, z)
 
         gaps = jax.vmap(gap)(draws)
         return float(jnp.mean(jnp.where(jnp.isnan(gaps), jnp.inf, gaps)))
@@ -132,15 +132,15 @@ def training_gradients(sampler: OneStepSampler) -> float:
     Without a retry, and without what the audit evaluates where it found something.
     """
     state = sampler.last_state
-    config, num_warmup = sampler.sampler.train_config(state.base.dim), sampler.num_warmup
+    plan, num_warmup = sampler.sampler.plan(state.base.dim), sampler.num_warmup
     total, done = 0, int(state.train.iteration)
-    for index, stage in enumerate(config.stages):
-        first, last = config.bounds(index, jnp.asarray(num_warmup))
+    for index, stage in enumerate(plan.stages):
+        first, last = plan.bounds(index, jnp.asarray(num_warmup))
         iterations = max(0, min(done, int(last)) - int(first))
         longer = bool(state.base.annealed) and index == 0
-        steps = -(-3 * stage.steps_per_iteration // 2) if longer else stage.steps_per_iteration
+        num_steps = -(-3 * stage.steps_per_iteration // 2) if longer else stage.steps_per_iteration
         batches = [getattr(loss, "batch_size", 0) for loss in stage.losses if not isinstance(loss, Consistency)]
-        total += iterations * steps * sum(batches)
+        total += iterations * num_steps * sum(batches)
     audit = modes.NUM_STARTS * (400 + 60 * 3 * 8) if sampler.sampler.coverage_audit else 0
     return (total + audit + search_gradients(state.base.dim, len(state.base.mixture.means))) / 1e6
 
@@ -210,7 +210,7 @@ def measure(
         row = {
             "problem": name,
             "seed": seed,
-            "float64": bool(jax.config.jax_enable_x64),
+            "float64": bool(jax.plan.jax_enable_x64),
             "budgets": list(budgets),
             "curve": curve,
             "audit": kernel.coverage_audit,

@@ -10,7 +10,9 @@ ESS, that of 8,192 fresh draws, to within .1 %. Without the audit.
 import argparse
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,8 @@ from jax import Array, random
 
 from numpyro_onestep import OneStep, OneStepSampler
 from numpyro_onestep.draws.weights import effective_sample_size
-from numpyro_onestep.training.loop import TrainState
+from numpyro_onestep.training import fit
+from numpyro_onestep.training.state import TrainState
 
 NUM_DRAWS = 8192
 LADDER = (30, 60, 125, 250, 500, 1000)
@@ -91,16 +94,19 @@ MODELS = {
 }
 
 
-class Recording(OneStep):
-    """Remembers at which iteration of the schedule a warm start goes on."""
+@contextmanager
+def recorded() -> Iterator[list[int]]:
+    """At which iterations of the schedule warm starts go on meanwhile."""
+    resumed_at: list[int] = []
+    resume = fit.resume
 
-    resumed_at = 0
-
-    def resume_training(self, *args: Any) -> TrainState:
-        """As `OneStep` does."""
-        state = super().resume_training(*args)
-        self.resumed_at = int(state.iteration)
+    def recording(*args: Any) -> TrainState:
+        state = resume(*args)
+        resumed_at.append(int(state.iteration))
         return state
+
+    with mock.patch.object(fit, "resume", recording):
+        yield resumed_at
 
 
 def replaced(old: Data, new: Data, num_rows: int) -> Data:
@@ -122,7 +128,7 @@ def from_nothing(name: str, data: Data, key: Array, num_warmup: int) -> tuple[in
 
 def untrained(name: str, num_warmup: int = 1000) -> OneStepSampler:
     """A sampler of one of the models."""
-    kernel = Recording(MODELS[name][0], coverage_audit=False)
+    kernel = OneStep(MODELS[name][0], coverage_audit=False)
     return OneStepSampler(kernel, num_warmup=num_warmup, num_samples=100, progress_bar=False)
 
 
@@ -138,14 +144,15 @@ def measure(name: str, seed: int) -> Iterator[dict[str, Any]]:
         data = replaced(yesterday, today, num_new)
         warm = untrained(name)
         warm.post_warmup_state = trained
-        warm.run(random.key(seed + 20), *data, warm_start=True)
+        with recorded() as resumed_at:
+            warm.run(random.key(seed + 20), *data, warm_start=True)
         reached = ess_percent(warm)
         cold = [from_nothing(name, data, random.key(seed + 20), n) for n in LADDER]
         yield {
             "model": name,
             "seed": seed,
             "new": f"{num_new} of {num_rows}",
-            "warm": int(warm.last_state.train.iteration) - warm.sampler.resumed_at,
+            "warm": int(warm.last_state.train.iteration) - resumed_at[0],
             "ess": reached,
             "from_nothing": next((took for took, ess in cold if ess >= reached - 0.1), math.inf),
             "ess_of_full": cold[-1][1],

@@ -16,12 +16,9 @@ from jax.scipy.special import gammaln, logsumexp
 from numpyro_onestep.base import conditional_scale, mixture_vi
 from numpyro_onestep.base.conditional_scale import Whitening
 from numpyro_onestep.base.mixture_vi import Mixture
-from numpyro_onestep.model.target import LogDensity
 
 __all__ = [
     "Base",
-    "WhitenedTarget",
-    "log_affinity",
     "log_prob",
     "pad",
     "parts",
@@ -108,40 +105,6 @@ def whiten_point(base: Base, z: Array) -> Array:
 def whitening_log_det(base: Base, u: Array) -> Array:
     """log|det ∂z/∂u| at one point."""
     return conditional_scale.log_det(base.whitening, u)
-
-
-class WhitenedTarget(NamedTuple):
-    """Log γ as a density on u: log γ(z(u)) + log|det ∂z/∂u|; a `LogDensity`."""
-
-    base: Base
-    target: LogDensity
-
-    def value(self, u: Array) -> Array:
-        """The log density at one point."""
-        return self.target.value(unwhiten(self.base, u)) + whitening_log_det(self.base, u)
-
-    def value_and_grad(self, u: Array) -> tuple[Array, Array]:
-        """The log density at one point and its gradient."""
-        z, pull_back = jax.vjp(lambda u: unwhiten(self.base, u), u)
-        density, grad = self.target.value_and_grad(z)
-        log_det, log_det_grad = jax.value_and_grad(lambda u: whitening_log_det(self.base, u))(u)
-        return density + log_det, pull_back(grad)[0] + log_det_grad
-
-    def hessian(self, u: Array) -> Array:
-        """The derivative of that gradient."""
-        return jax.jacfwd(lambda u: self.value_and_grad(u)[1])(u)
-
-
-def log_affinity(target: LogDensity, rng_key: Array, base: Base, num_draws: int = 512) -> Array:
-    """2 log E[√w] ≤ log Z of draws of the base, weighed against the unconstrained target: a score of its fit, in nats.
-
-    Unlike the ELBO it does not mind the few draws of a long tail that end where the target has no mass: those waste a
-    proposal each, no more.
-    """
-    whitened = WhitenedTarget(base, target)
-    u = sample(base, rng_key, num_draws)
-    log_w = jax.vmap(lambda u: whitened.value(u) - log_prob(base, u))(u)
-    return 2 * (logsumexp(0.5 * jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)) - jnp.log(num_draws))
 
 
 def pad(base: Base, sizes: tuple[int, ...] = (9, 64)) -> Base:

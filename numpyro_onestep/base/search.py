@@ -8,23 +8,21 @@ where the target's call for them. Above `LARGE_DIM`, where no Hessian tells mode
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax, random
+from jax import Array, random
 from jax.core import Tracer
-from jax.scipy.special import logsumexp
 
 from numpyro_onestep.base import conditional_scale, mixture_vi, modes
-from numpyro_onestep.base.distribution import Base, WhitenedTarget, log_affinity, log_prob, parts, sample, whiten
+from numpyro_onestep.base.distribution import Base, whiten
 from numpyro_onestep.base.mixture_vi import Mixture, num_candidates
 from numpyro_onestep.base.modes import FEW_MODES, MAX_MODES, NUM_STARTS, Modes
+from numpyro_onestep.base.problem import log_affinity
+from numpyro_onestep.base.tails import cap, fit_tails
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.model.target import LARGE_DIM, Target
 
 __all__ = ["extend", "search"]
 
 _MIN_INFLUENCE = 0.3  # of a coordinate on the log scales of others; hyperparameters have .4 to 4, regressions below .2
-_MIN_HEAVY_SHARE = 0.1
-_MAX_HEAVY_SHARE = 0.3
-_NUM_TAIL_DRAWS = 4096
 _NUM_HESSIANS = 64
 
 
@@ -63,9 +61,9 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> 
     if num_modes > 1:
         mixture, mixture_elbo = _refine(target, key_many, _at_modes(found, jnp.flatnonzero(found.valid)))
         if mixture_elbo > single_elbo:
-            return _cap(_fit_tails(target, key_tails, whiten(mixture)))
-    base = _fit_tails(target, key_tails, whiten(single))
-    return _cap(base if center.shape[0] > LARGE_DIM else _fit_scales(target, key_scales, base))
+            return cap(fit_tails(target, key_tails, whiten(mixture)))
+    base = fit_tails(target, key_tails, whiten(single))
+    return cap(base if center.shape[0] > LARGE_DIM else _fit_scales(target, key_scales, base))
 
 
 def extend(target: Target, rng_key: Array, base: Base, regions: Mixture) -> Base:
@@ -80,7 +78,7 @@ def extend(target: Target, rng_key: Array, base: Base, regions: Mixture) -> Base
     q = q._replace(log_weights=jnp.full_like(q.log_weights, -jnp.log(len(q.log_weights))))
     key_refine, key_tails = random.split(rng_key)
     refined = whiten(_refine(target, key_refine, q)[0])
-    return _cap(_fit_tails(target, key_tails, refined))
+    return cap(fit_tails(target, key_tails, refined))
 
 
 @jit_once
@@ -137,42 +135,6 @@ def _fit_scales(target: Target, rng_key: Array, base: Base) -> Base:
     ruled = jnp.max(conditional_scale.influence(fitted)) > _MIN_INFLUENCE
     keep = ruled & (new - old > 0.01)
     return jax.tree.map(lambda a, b: jnp.where(keep, a, b), other, base)
-
-
-@jit_once
-def _fit_tails(target: Target, rng_key: Array, base: Base) -> Base:
-    """Give p0 the Student-t share with which the weights' second moment is smallest; none if that is below a tenth.
-
-    Estimated from draws that are half Student-t, which reach the tails. The problem is convex in the share (He and Owen
-    2014); each update minimises a bound that touches it, a_k ← a_k √g_k up to a factor, with −g the gradient. A bent
-    target calls for such a share as well, but loses by it in the ELBO, where the far draws miss it.
-    """
-    half = base._replace(heavy_share=jnp.full_like(base.heavy_share, 0.5))
-    u = sample(half, rng_key, _NUM_TAIL_DRAWS)
-    log_parts = jnp.stack(jax.vmap(lambda u: parts(base, u))(u), axis=1)
-    value = jax.vmap(WhitenedTarget(base, target).value)(u)
-    log_square = 2 * jnp.where(jnp.isnan(value), -jnp.inf, value) - jax.vmap(lambda u: log_prob(half, u))(u)
-
-    def update(shares: Array, _: None) -> tuple[Array, None]:
-        log_p = logsumexp(log_parts, axis=1, b=shares)
-        log_g = logsumexp(log_square[:, None] + log_parts - 2 * log_p[:, None], axis=0)
-        new = shares * jnp.exp(0.5 * (log_g - jnp.max(log_g)))
-        return new / jnp.sum(new), None
-
-    shares, _ = lax.scan(update, jnp.full(2, 0.5, u.dtype), None, length=100)
-    heavy = base._replace(heavy_share=jnp.minimum(shares[1], 0.95))
-
-    def elbo(b: Base) -> Array:
-        log_p = jax.vmap(lambda u: log_prob(b, u))(u)
-        ratio = jnp.exp(log_p - jax.vmap(lambda u: log_prob(half, u))(u))  # at most 2
-        return jnp.sum(jnp.where(ratio > 0, ratio * (value - log_p), 0.0)) / jnp.sum(ratio)
-
-    keep = (shares[1] > _MIN_HEAVY_SHARE) & (elbo(heavy) > elbo(base))
-    return base._replace(heavy_share=jnp.where(keep, heavy.heavy_share, 0.0))
-
-
-def _cap(base: Base) -> Base:
-    return base._replace(heavy_share=jnp.minimum(base.heavy_share, _MAX_HEAVY_SHARE))
 
 
 def _at_modes(found: Modes, which: Array) -> Mixture:

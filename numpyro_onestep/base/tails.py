@@ -1,146 +1,24 @@
-"""How the base is found: dispersed starts, their modes, and the Gaussian or mixture that fits best.
-
-Three outcomes: one Gaussian fitted by natural-gradient variational inference, with conditional scales where they help
-(one mode, or modes that are not where the mass is, as in hierarchical models); a mixture at 2–63 modes; or, with more
-modes than that, one broad Gaussian over all of them, from which training anneals. The first two get Student-t tails
-where the target's call for them. Above `LARGE_DIM`, where no Hessian tells modes apart, it is always one Gaussian.
-"""
+"""Student-t tails of the base, where the target's own call for them."""
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax, random
-from jax.core import Tracer
+from jax import Array, lax
 from jax.scipy.special import logsumexp
 
-from numpyro_onestep.base import conditional_scale, mixture_vi, modes
-from numpyro_onestep.base.distribution import Base, WhitenedTarget, log_affinity, log_prob, parts, sample, whiten
-from numpyro_onestep.base.mixture_vi import Mixture, num_candidates
-from numpyro_onestep.base.modes import FEW_MODES, MAX_MODES, NUM_STARTS, Modes
+from numpyro_onestep.base.distribution import Base, log_prob, parts, sample
+from numpyro_onestep.base.problem import WhitenedTarget
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.model.target import LARGE_DIM, Target
+from numpyro_onestep.model.target import Target
 
-__all__ = ["extend", "search"]
+__all__ = ["cap", "fit_tails"]
 
-_MIN_INFLUENCE = 0.3  # of a coordinate on the log scales of others; hyperparameters have .4 to 4, regressions below .2
 _MIN_HEAVY_SHARE = 0.1
 _MAX_HEAVY_SHARE = 0.3
 _NUM_TAIL_DRAWS = 4096
-_NUM_HESSIANS = 64
-
-
-def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> Base:
-    """The base for `target`, from starts spread by `init_scale` around `center`.
-
-    Under a JAX transformation of the key or the center no decision can be taken on values, and a fixed mixture of one
-    Gaussian and the best eight modes is fitted, unused components without weight; neither conditional scales nor
-    Student-t tails are tried.
-
-    Raises (outside of transformations):
-        ValueError: if the density is finite at none of the starts.
-    """
-    key_ascend, key_one, key_many, key_scales, key_tails = random.split(rng_key, 5)
-    key_axes = random.fold_in(key_one, 1)
-    spreads = jnp.full((NUM_STARTS, len(center)), init_scale, center.dtype)
-    starts = modes.disperse(key_ascend, center, spreads)
-    ends, log_density = modes.climb(target, starts, spreads)
-    picked, num_distinct = modes.select(ends, log_density, 0.1 * center.shape[0] ** 0.5, MAX_MODES)
-    if isinstance(num_distinct, Tracer):
-        found = modes.polish(target, ends[picked[:FEW_MODES]])
-        return _search_traced(target, init_scale, key_one, key_many, found, starts)
-    if int(num_distinct) == 0:
-        raise ValueError(
-            f"The log density is not finite at any of {NUM_STARTS} starting points (spread init_scale={init_scale}"
-            " around the initial point). Check the model or potential for nan, or set `init_strategy`/`init_params`"
-            " to a valid point and a smaller `init_scale`."
-        )
-    found = modes.polish(target, ends[picked[: modes.num_polished(int(num_distinct), center.shape[0])]])
-    num_modes = int(jnp.sum(found.valid))
-    # the starts ended in more places than are looked at, and most of those are modes: there are many more
-    if int(num_distinct) == MAX_MODES and int(jnp.sum(found.distinct)) > MAX_MODES // 2:
-        axes = _common_axes(target, key_axes, starts[:_NUM_HESSIANS])
-        return whiten(_broad(ends @ axes, axes.T @ found.scale_trils), annealed=True, rotation=axes)
-    single, single_elbo = _fit_one(target, init_scale, key_one, found, starts)
-    if num_modes > 1:
-        mixture, mixture_elbo = _refine(target, key_many, _at_modes(found, jnp.flatnonzero(found.valid)))
-        if mixture_elbo > single_elbo:
-            return _cap(_fit_tails(target, key_tails, whiten(mixture)))
-    base = _fit_tails(target, key_tails, whiten(single))
-    return _cap(base if center.shape[0] > LARGE_DIM else _fit_scales(target, key_scales, base))
-
-
-def extend(target: Target, rng_key: Array, base: Base, regions: Mixture) -> Base:
-    """The mixture of what `base` holds, as Gaussians, and further `regions`, refitted together; as yet untrained."""
-    shift, tril = base.whitening.shift, base.whitening.scale_tril
-    held = base.mixture._replace(
-        means=(shift + base.mixture.means @ tril.T) @ base.rotation.T,
-        scale_trils=mixture_vi.lower_factor(base.rotation @ tril @ base.mixture.scale_trils),
-    )
-    q = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), held, regions)
-    # every component gets its chance: weights follow the mass within the fit
-    q = q._replace(log_weights=jnp.full_like(q.log_weights, -jnp.log(len(q.log_weights))))
-    key_refine, key_tails = random.split(rng_key)
-    refined = whiten(_refine(target, key_refine, q)[0])
-    return _cap(_fit_tails(target, key_tails, refined))
 
 
 @jit_once
-def _refine(target: Target, rng_key: Array, q: Mixture) -> tuple[Mixture, Array]:
-    key_fit, key_elbo = random.split(rng_key)
-    q = mixture_vi.fit(target, key_fit, q, num_iterations=200, first_rate=0.3, last_rate=0.02)
-    return q, mixture_vi.elbo(target, key_elbo, q)
-
-
-def _fit_one(target: Target, init_scale: float, rng_key: Array, found: Modes, starts: Array) -> tuple[Mixture, Array]:
-    """The best single Gaussian: short fits from the highest modes and from raw starts, the winner refined.
-
-    The raw starts matter where modes mislead: in a funnel or a centered hierarchical model the density has a pole or a
-    needle far from the mass.
-    """
-    key_fit, key_elbo, key_refine = random.split(rng_key, 3)
-    fitted, elbos = mixture_vi.fit_each(target, key_fit, key_elbo, _candidates(init_scale, found, starts))
-    return _refine_best(target, key_refine, fitted, elbos)
-
-
-@jit_once
-def _candidates(init_scale: float, found: Modes, starts: Array) -> Mixture:
-    dim = starts.shape[1]
-    num = num_candidates(dim)
-    half = num // 2  # from the modes; the others are raw starts
-    eye = jnp.eye(dim, dtype=starts.dtype)
-    top = jnp.argsort(-jnp.where(found.valid, found.log_density, -jnp.inf))[:half]
-    small = jnp.broadcast_to(0.15 * init_scale * eye, (half, *eye.shape))
-    return Mixture(
-        jnp.zeros((num, 1), starts.dtype),
-        jnp.concatenate([found.points[top], starts[:half]])[:, None],
-        jnp.concatenate([found.scale_trils[top], small])[:, None],
-    )
-
-
-@jit_once
-def _refine_best(target: Target, rng_key: Array, fitted: Mixture, elbos: Array) -> tuple[Mixture, Array]:
-    best = jnp.argmax(jnp.where(jnp.isnan(elbos), -jnp.inf, elbos))
-    return _refine(target, rng_key, jax.tree.map(lambda leaf: leaf[best], fitted))
-
-
-@jit_once
-def _fit_scales(target: Target, rng_key: Array, base: Base) -> Base:
-    """Let the conditional scales vary where a coordinate rules those of others, and it betters the fit beyond noise.
-
-    The skewness of a regression's posterior is spread thinly over all pairs of coordinates. A triangular map gains some
-    of it too, but the flow then ends lower than from the affine map: such detail is the blocks' work. Elliptical tails
-    look like scales that one coordinate rules for another, but are held far better by Student-t tails.
-    """
-    key_fit, key_score = random.split(rng_key)
-    fitted = conditional_scale.fit(target, key_fit, base.whitening)
-    other = base._replace(whitening=fitted, heavy_share=jnp.zeros_like(base.heavy_share))
-    old, new = (log_affinity(target, key_score, b) for b in (base, other))
-    ruled = jnp.max(conditional_scale.influence(fitted)) > _MIN_INFLUENCE
-    keep = ruled & (new - old > 0.01)
-    return jax.tree.map(lambda a, b: jnp.where(keep, a, b), other, base)
-
-
-@jit_once
-def _fit_tails(target: Target, rng_key: Array, base: Base) -> Base:
+def fit_tails(target: Target, rng_key: Array, base: Base) -> Base:
     """Give p0 the Student-t share with which the weights' second moment is smallest; none if that is below a tenth.
 
     Estimated from draws that are half Student-t, which reach the tails. The problem is convex in the share (He and Owen
@@ -171,57 +49,6 @@ def _fit_tails(target: Target, rng_key: Array, base: Base) -> Base:
     return base._replace(heavy_share=jnp.where(keep, heavy.heavy_share, 0.0))
 
 
-def _cap(base: Base) -> Base:
+def cap(base: Base) -> Base:
+    """The base with no more than so large a Student-t share as wastes no third of the draws."""
     return base._replace(heavy_share=jnp.minimum(base.heavy_share, _MAX_HEAVY_SHARE))
-
-
-def _at_modes(found: Modes, which: Array) -> Mixture:
-    return Mixture(
-        jnp.full(len(which), -jnp.log(len(which)), found.points.dtype), found.points[which], found.scale_trils[which]
-    )
-
-
-def _broad(ends: Array, scale_trils: Array) -> Mixture:
-    """One diagonal Gaussian with the moments of the modes reached from all starts, each as wide as its Laplace fit."""
-    within = jnp.mean(jnp.sum(scale_trils**2, axis=2), axis=0)
-    scale = jnp.sqrt(jnp.var(ends, axis=0) + within)
-    return Mixture(jnp.zeros(1, ends.dtype), jnp.mean(ends, axis=0)[None], jnp.diag(scale)[None])
-
-
-@jit_once
-def _common_axes(target: Target, rng_key: Array, points: Array) -> Array:
-    """Axes, as columns, along which the target is nearly a product of one-dimensional densities, where there are any.
-
-    The Hessians of a product are diagonal everywhere, those of a rotated one commute: the eigenvectors of one random
-    combination then make all of them diagonal. The axes stay as they are unless more than a hundredth of the Hessians'
-    squared norm is off the diagonals, and the eigenvectors leave less than half of that there, and less than a tenth.
-    """
-    hessians = jax.vmap(target.hessian)(points)
-    hessians = jnp.where(jnp.all(jnp.isfinite(hessians), axis=(1, 2), keepdims=True), hessians, 0.0)
-    hessians = hessians / (jnp.linalg.norm(hessians, axis=(1, 2), keepdims=True) + 1e-30)
-    combination = jnp.tensordot(random.normal(rng_key, (len(points),), points.dtype), hessians, axes=1)
-    rotated = jnp.linalg.eigh(combination)[1]
-    still = jnp.eye(points.shape[1], dtype=points.dtype)
-
-    def share_off_diagonal(axes: Array) -> Array:
-        diagonals = jnp.einsum("ia,kij,ja->ka", axes, hessians, axes)
-        return 1 - jnp.sum(diagonals**2) / jnp.sum(hessians**2)
-
-    before, after = share_off_diagonal(still), share_off_diagonal(rotated)
-    return jnp.where((before > 0.01) & (after < 0.5 * before) & (after < 0.1), rotated, still)  # type: ignore[return-value]
-
-
-def _search_traced(
-    target: Target, init_scale: float, key_one: Array, key_many: Array, found: Modes, starts: Array
-) -> Base:
-    single, _ = _fit_one(target, init_scale, key_one, found, starts)
-    many = _at_modes(found, jnp.arange(FEW_MODES))
-    several = jnp.sum(found.valid) > 1
-    log_weights = jnp.concatenate([jnp.zeros(1), jnp.where(found.valid & several, 0.0, -jnp.inf)])
-    q = Mixture(
-        jax.nn.log_softmax(jnp.where(log_weights > -jnp.inf, log_weights, -1e30)),
-        jnp.concatenate([single.means, many.means]),
-        jnp.concatenate([single.scale_trils, many.scale_trils]),
-    )
-    mixture, _ = _refine(target, key_many, q)
-    return whiten(mixture)

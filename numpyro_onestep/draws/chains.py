@@ -1,17 +1,76 @@
-"""Chains of corrected draws, made from a batch of fresh proposals."""
+"""Chains of corrected draws: one move at a time, or all of them from a batch of fresh proposals."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, random
 
+from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.compilation import jit
 from numpyro_onestep.draws import metropolis
-from numpyro_onestep.draws.proposal import Proposals
+from numpyro_onestep.draws.proposal import Proposals, propose_once
 from numpyro_onestep.draws.weights import resample
+from numpyro_onestep.flow.density import Flow
+from numpyro_onestep.flow.network import StepNetwork
 
-__all__ = ["collect"]
+__all__ = ["Move", "collect", "move"]
+
+_NUM_RESAMPLED = 32  # proposals of one `correction="resample"` iteration
+
+
+class Move(NamedTuple):
+    """One proposal to one chain: the flat point (D,), −log γ and log weight of it, and what became of it.
+
+    With the chain's key for the next one.
+    """
+
+    rng_key: Array
+    point: Array
+    potential_energy: Array
+    log_weight: Array
+    moved: Array
+    accept_prob: Array
+    diverging: Array
+
+
+def move(
+    rng_key: Array,
+    log_weight: Array,
+    networks: StepNetwork,
+    several: bool,
+    problem: Problem,
+    num_steps: int,
+    correction: str,
+    always: Array,
+) -> Move:
+    """A fresh proposal to a chain at a draw of `log_weight`, and whether it moves there.
+
+    Args:
+        rng_key: random key of the chain.
+        log_weight: of the chain's present draw.
+        networks: of the flow, or of `several` on a leading axis, any one of which proposes.
+        several: whether there are several.
+        problem: base and target.
+        num_steps: network evaluations per draw.
+        correction: as in `OneStep`.
+        always: take every proposal that has a density, as while training goes on.
+    """
+    rng_key, key_draw, key_pick, key_accept, key_flow = random.split(rng_key, 5)
+    if several:
+        which = random.randint(key_flow, (), 0, len(jax.tree.leaves(networks)[0]))
+        networks = jax.tree.map(lambda leaf: leaf[which], networks)
+    num = _NUM_RESAMPLED if correction == "resample" else 1
+    fresh = propose_once(Flow(networks, problem), key_draw, num, num_steps)
+    pick = resample(key_pick, fresh.log_weights, 1)[0]
+    proposed = fresh.log_weights[pick]
+    moved, accept_prob = metropolis.accept(key_accept, log_weight, proposed)
+    finite = proposed > -jnp.inf
+    taken = always | (correction != "metropolis")
+    accept_prob = jnp.where(taken, finite.astype(fresh.points.dtype), accept_prob)
+    moved = (moved | taken) & finite
+    return Move(rng_key, fresh.points[pick], fresh.potential_energy[pick], proposed, moved, accept_prob, ~finite)
 
 
 @partial(jit, static_argnames=("correction", "shape", "num_steps"))

@@ -9,21 +9,12 @@ from jax import Array, random
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.compilation import jit
-from numpyro_onestep.flow import steps as flow
-from numpyro_onestep.flow.network import StepNetwork
-from numpyro_onestep.training import loop as train
-from numpyro_onestep.training.losses import Problem
+from numpyro_onestep.flow import density, steps
+from numpyro_onestep.flow.density import Flow
 
-__all__ = ["Flow", "Proposals", "pool", "propose", "propose_once"]
+__all__ = ["Proposals", "pool", "propose", "propose_once"]
 
 _CHUNK = 1024
-
-
-class Flow(NamedTuple):
-    """A trained map: the network, and the base and target that it goes between."""
-
-    network: StepNetwork
-    problem: Problem
 
 
 class Proposals(NamedTuple):
@@ -43,12 +34,12 @@ def propose_once(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, 
     """
     network, problem = trained
     x0 = base_.sample(problem.base, rng_key, num_draws)
-    y, log_w = train.log_weights(network, problem, x0, num_steps)
+    y, log_w = density.log_weights(network, problem, x0, num_steps)
     energy = jax.vmap(lambda u: base_.whitening_log_det(problem.base, u) - problem.target.value(u))(y)
     folded = jnp.isnan(log_w)
     if check_folds:
-        blocks = flow.blocks_of(network, num_steps)
-        back = jax.vmap(lambda y: flow.inverse(blocks, y))(y)
+        blocks = steps.blocks_of(network, num_steps)
+        back = jax.vmap(lambda y: steps.inverse(blocks, y))(y)
         # relative far out, where a Student-t base has draws as well
         folded |= ~(jnp.max(jnp.abs(back - x0), axis=1) < 1e-3 * jnp.maximum(1.0, 0.1 * jnp.max(jnp.abs(x0), axis=1)))
     return Proposals(jax.vmap(lambda u: base_.unwhiten(problem.base, u))(y), log_w, energy, folded)

@@ -1,4 +1,4 @@
-"""The step-conditioned networks: of the injective blocks of one step, and of the paper's control."""
+"""The step-conditioned network: (t, d) → parameters of the injective blocks of one step."""
 
 import math
 
@@ -10,11 +10,10 @@ from jax.nn import softplus
 
 from numpyro_onestep.flow.block import BlockParams
 
-__all__ = ["ControlNetwork", "StepNetwork"]
+__all__ = ["StepNetwork"]
 
 _NUM_LEVELS = 7  # budgets of 2, 4, …, 128 steps
 _NUM_WAVES = 4  # features of time at each of them
-_NUM_FREQUENCIES = 4  # of time in the control network
 _RESTING = -14.0  # raw height of the ridges and bumps of a block at rest: next to nothing, yet it can grow
 _NUM_BUMPS = 8
 # Mean slopes at initialisation: linear .45, bumps .23, ridges .32; together 1, so that a block starts near the
@@ -118,32 +117,3 @@ class StepNetwork(nnx.Module):
         for name, value in arrays.items():
             setattr(network, name, nnx.Param(jnp.asarray(value)))
         return network
-
-
-class ControlNetwork(nnx.Module):
-    """The paper's control u(x, t, d) = NN(x, t, d) + NN(t, d) ⊙ clip(score); zero at initialisation.
-
-    Args:
-        dim: dimension D of the state.
-        width: units of the two hidden layers.
-        rng_key: random key of the initial values; nothing random is kept.
-        clip: bound of the score's components.
-    """
-
-    def __init__(self, dim: int, *, width: int, rng_key: Array, clip: float = 100.0):
-        rngs = nnx.Rngs(rng_key)
-        zeros = nnx.initializers.zeros
-        self.inner = nnx.Linear(dim + 2 * _NUM_FREQUENCIES + 1, width, rngs=rngs)
-        self.hidden = nnx.Linear(width, width, rngs=rngs)
-        self.outer = nnx.Linear(width, dim, rngs=rngs, kernel_init=zeros)
-        self.gate_inner = nnx.Linear(2 * _NUM_FREQUENCIES + 1, width, rngs=rngs)
-        self.gate_outer = nnx.Linear(width, dim, rngs=rngs, kernel_init=zeros)
-        self.clip = clip
-
-    def __call__(self, x: Array, t: Array, d: Array, score: Array) -> Array:
-        """The control u of one point, shape (D,), from the `score` of the annealed density there."""
-        angles = 2 * jnp.pi * t * 0.5 ** jnp.arange(_NUM_FREQUENCIES)
-        when = jnp.concatenate([jnp.sin(angles), jnp.cos(angles), jnp.log2(d)[None]])
-        hidden = nnx.gelu(self.hidden(nnx.gelu(self.inner(jnp.concatenate([x, when])))))
-        gate = self.gate_outer(nnx.gelu(self.gate_inner(when)))
-        return self.outer(hidden) + gate * jnp.clip(score, -self.clip, self.clip)

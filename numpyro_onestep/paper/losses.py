@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax import Array, lax, random
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.flow.network import ControlNetwork
+from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.paper import log_det, sde
-from numpyro_onestep.training.losses import Problem
-from numpyro_onestep.training.schedule import NOISE
+from numpyro_onestep.paper.control import ControlNetwork
+from numpyro_onestep.paper.noise import NOISE
 
 __all__ = ["LogVariance", "PathConsistency", "PathKL", "control_of"]
 

@@ -13,10 +13,12 @@ from jax import random
 from numpyro_onestep.base.conditional_scale import Whitening
 from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.kernel import OneStep
-from numpyro_onestep.run import kernel_of
-from numpyro_onestep.state import check_dim, trained_flows
+from numpyro_onestep.run import run_of
+from numpyro_onestep.state import check_dim, trained_flows, trained_state
+from numpyro_onestep.training.fit import start
 from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = ["load", "save"]
@@ -36,8 +38,8 @@ def save(sampler: Any, path: str | Path) -> None:
     flows = trained_flows(sampler.last_state)
     if jnp.ndim(sampler.last_state.base.annealed) > 0:
         raise ValueError("save() stores flows on one base; the chains of this state each trained on their own.")
-    kernel = kernel_of(sampler, "save()")
-    setup = kernel.setup
+    run = run_of(sampler, "save()")
+    setup = run.setup
     content = {
         "format": _FORMAT,
         "num_steps": sampler.sampler.num_steps,
@@ -49,7 +51,7 @@ def save(sampler: Any, path: str | Path) -> None:
         "args": _encode(sampler._args, "args"),
         "kwargs": _encode(sampler._kwargs, "kwargs"),
         "init_params": _encode(setup.unravel(setup.center), "init_params"),
-        "log_density": np.asarray(kernel.target(sampler._args, sampler._kwargs).value(setup.center)),
+        "log_density": np.asarray(setup.target(run.args, run.kwargs).value(setup.center)),
         "states": _encode(sampler._states, "draws"),
         "evidence": _encode(sampler.evidence._asdict(), "evidence"),
     }
@@ -81,23 +83,24 @@ def load(cls: Any, path: str | Path, kernel: OneStep, postprocess_fn: Callable |
     base = Base(**{**base, "mixture": Mixture(**base["mixture"]), "whitening": Whitening(**base["whitening"])})
     key = random.key(0)
     init_params = jax.tree.map(jnp.asarray, _decode(content["init_params"]))
-    kernel.prepare(key, init_params, sampler._args, sampler._kwargs)
-    check_dim(base, kernel.setup.center)
-    value = kernel.target(sampler._args, sampler._kwargs).value(kernel.setup.center)
+    setup = kernel.look(key, init_params, sampler._args, sampler._kwargs)
+    check_dim(base, setup.center)
+    target = setup.target(sampler._args, sampler._kwargs)
+    value = target.value(setup.center)
     digits = max(jnp.finfo(value.dtype).eps, jnp.finfo(content["log_density"].dtype).eps)
     if not np.isclose(value, content["log_density"], rtol=100 * digits, atol=1e-3):  # sums may run in another order
         raise ValueError(
             f"{path} was made with another model: its log density at the saved point was {content['log_density']:.6g}, "
             f"here it is {value:.6g}. Load it with the model that it was trained on."
         )
-    trained = kernel.init_training(key, base, sampler.num_warmup, sampler._args, sampler._kwargs)
+    trained = start(key, Problem(base, target), kernel.plan(base.dim), sampler.num_warmup)
     networks = [StepNetwork.from_arrays(_decode(arrays)) for arrays in content["networks"]]
     best = networks[0] if len(networks) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
     scores = {name: jnp.asarray(content["scores"][name]).reshape(trained.done.shape) for name in _SCORES}
     done = trained._replace(best=best, iteration=trained.num_iterations, done=jnp.ones_like(trained.done), **scores)
     keys = key if sampler.num_chains == 1 else random.split(key, sampler.num_chains)
-    sampler._last_state = sampler._warmup_state = kernel.resumed_state(keys, base, done)
-    sampler.setup = kernel.setup
+    sampler._last_state = sampler._warmup_state = trained_state(keys, setup, kernel.num_steps, base, done)
+    sampler.setup = setup
     sampler._states = _decode(content["states"])
     sampler._evidence = Evidence(**_decode(content["evidence"]))
     return sampler

@@ -9,9 +9,8 @@ from numpyro.infer import MCMC
 
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.results.inference_data import evidence_in, observed_in
-from numpyro_onestep.run import kernel_of
-from numpyro_onestep.sampler import OneStepSampler
-from numpyro_onestep.trust.evidence import Evidence, evidence
+from numpyro_onestep.run import evidence, run_of
+from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = ["compare"]
 
@@ -62,16 +61,19 @@ def compare(models: Mapping[str, Any], prior: Mapping[str, float] | None = None)
     return table
 
 
+def _is_run(model: Any) -> bool:
+    return isinstance(model, MCMC) and isinstance(model.sampler, OneStep)
+
+
 def _is_arviz(model: Any) -> bool:
     return hasattr(model, "posterior") or (hasattr(model, "children") and "posterior" in model.children)
 
 
 def _observed_of(model: Any) -> np.ndarray | None:
     """All observed values, site after site; None where they are not known."""
-    if isinstance(model, OneStepSampler) and model.setup is not None:
-        return model.setup.observed
-    if isinstance(model, MCMC) and isinstance(model.sampler, OneStep):
-        return kernel_of(model, "compare()").setup.observed
+    if _is_run(model):
+        setup = getattr(model, "setup", None) or run_of(model, "compare()").setup
+        return setup.observed
     return observed_in(model) if _is_arviz(model) else None
 
 
@@ -111,10 +113,8 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 def _evidence_of(name: str, model: Any) -> Evidence:
     if isinstance(model, Evidence):
         return model
-    if isinstance(model, OneStepSampler):
-        return model.evidence
-    if isinstance(model, MCMC) and isinstance(model.sampler, OneStep):
-        return evidence(model, random.key(0))
+    if _is_run(model):  # a `OneStepSampler` keeps its evidence
+        return model.evidence if hasattr(type(model), "evidence") else evidence(model, random.key(0))
     if _is_arviz(model):
         return evidence_in(name, model)
     raise TypeError(

@@ -15,9 +15,9 @@ from numpyro.infer import MCMC
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.compilation import full_precision
-from numpyro_onestep.flow import steps as flow
+from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.block import BlockParams
-from numpyro_onestep.run import kernel_of
+from numpyro_onestep.run import run_of
 from numpyro_onestep.state import trained_flows
 
 __all__ = ["BaseDistribution", "FlowDistribution", "FlowTransform"]
@@ -66,11 +66,11 @@ class FlowTransform(Transform):
     codomain = constraints.real_vector  # type: ignore[assignment]
 
     def __init__(self, mcmc: MCMC):
-        kernel = kernel_of(mcmc, "FlowTransform")
+        run = run_of(mcmc, "FlowTransform")
         flows = trained_flows(mcmc.last_state)
         best = max(flows, key=lambda state: float(state.train.best_elbo))  # type: ignore[union-attr]
         self.base: Base = best.base  # type: ignore[assignment]
-        self.blocks = flow.compiled_blocks_of(best.train.best, kernel.num_steps)  # type: ignore[union-attr]
+        self.blocks = steps.compiled_blocks_of(best.train.best, run.kernel.num_steps)  # type: ignore[union-attr]
 
     @full_precision
     def __call__(self, x: Array) -> Array:  # type: ignore[override]
@@ -119,7 +119,7 @@ class FlowDistribution(dist.TransformedDistribution):
 
     def __init__(self, mcmc: MCMC):
         transform = FlowTransform(mcmc)
-        self._constrain = kernel_of(mcmc, "FlowDistribution").setup.constrain(mcmc._args, mcmc._kwargs)
+        self._constrain = run_of(mcmc, "FlowDistribution").constrain()
         super().__init__(BaseDistribution(transform.base), transform, validate_args=False)
 
     @full_precision
@@ -136,23 +136,23 @@ def _over_points(function: Any, signature: str, points: Array) -> Array:
 
 
 def _forward(blocks: BlockParams, base: Base, x: Array) -> Array:
-    return base_.unwhiten(base, flow.forward(blocks, x))
+    return base_.unwhiten(base, steps.forward(blocks, x))
 
 
 def _log_det(blocks: BlockParams, base: Base, x: Array) -> Array:
-    u, log_det = flow.forward_and_log_det(blocks, x)
+    u, log_det = steps.forward_and_log_det(blocks, x)
     return log_det + base_.whitening_log_det(base, u)
 
 
 def _inverse(blocks: BlockParams, base: Base, z: Array) -> Array:
     u = base_.whiten_point(base, z)
-    start = lax.stop_gradient(flow.inverse(lax.stop_gradient(blocks), lax.stop_gradient(u)))
+    start = lax.stop_gradient(steps.inverse(lax.stop_gradient(blocks), lax.stop_gradient(u)))
     # the root is known: only its derivatives are asked for
     x: Array = lax.custom_root(
-        lambda x: flow.forward(blocks, x) - u,
+        lambda x: steps.forward(blocks, x) - u,
         start,
         lambda _, start: start,
         lambda tangent, v: jnp.linalg.solve(jax.jacobian(tangent)(v), v),
     )
-    returned = jnp.max(jnp.abs(flow.forward(blocks, x) - u)) < 1e-3 * (1 + jnp.max(jnp.abs(u)))
+    returned = jnp.max(jnp.abs(steps.forward(blocks, x) - u)) < 1e-3 * (1 + jnp.max(jnp.abs(u)))
     return jnp.where(returned, x, jnp.nan)

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from jax import random
 
-from numpyro_onestep.sampler import OneStepSampler
 from numpyro_onestep.state import trained_flows
 from numpyro_onestep.trust.evidence import Evidence
 
@@ -14,8 +13,8 @@ __all__ = ["evidence_in", "observed_in", "to_inference_data"]
 _NUM_PROPOSALS = 1024
 
 
-def to_inference_data(sampler: OneStepSampler) -> Any:
-    """Convert: `az.from_numpyro(sampler)` with the evidence in `posterior.attrs` and a group `proposals`.
+def to_inference_data(sampler: Any) -> Any:
+    """`az.from_numpyro(sampler)` of a `OneStepSampler`, with the evidence in `posterior.attrs` and a group `proposals`.
 
     The attributes are floats and strings (`log_z`, `log_z_std_error`, …, `warnings` joined by newlines), so that
     netCDF can store them. The group `proposals` holds the log weights of 1024 fresh proposals, and all observed values
@@ -28,7 +27,7 @@ def to_inference_data(sampler: OneStepSampler) -> Any:
     key = random.fold_in(trained_flows(sampler.last_state)[0].train.rng_key, 2)  # type: ignore[union-attr]
     log_weights = sampler.draw(key, _NUM_PROPOSALS).log_weights
     proposals = xr.Dataset({"log_weight": ("proposal", np.asarray(log_weights))})
-    observed = sampler.setup.observed  # type: ignore[union-attr]
+    observed = sampler.setup.observed
     if observed is not None:
         proposals["observed"] = "observation", observed
     if hasattr(data, "add_groups"):
@@ -39,7 +38,7 @@ def to_inference_data(sampler: OneStepSampler) -> Any:
     return data
 
 
-def _attributes(sampler: OneStepSampler) -> dict[str, float | str]:
+def _attributes(sampler: Any) -> dict[str, float | str]:
     e = sampler.evidence
     return {
         "log_z": e.log_z,

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from numpyro_onestep.draws.weights import log_mean_weight
-from numpyro_onestep.sampler import OneStepSampler
 
 __all__ = ["plot_draws", "plot_weights"]
 
@@ -31,11 +30,11 @@ def plot_draws(draws: Mapping[str, Any], reference: Mapping[str, Any], pair: tup
     return axes
 
 
-def plot_weights(sampler: OneStepSampler, rng_key: Any, num_draws: int = 4096, axes: Any = None) -> Any:
+def plot_weights(sampler: Any, rng_key: Any, num_draws: int = 4096, axes: Any = None) -> Any:
     """Histogram of normalised log weights of fresh draws: the narrower around 0, the better the flow.
 
     Args:
-        sampler: a sampler after `run`.
+        sampler: a `OneStepSampler` after `run`.
         rng_key: random key of the fresh draws.
         num_draws: how many.
         axes: matplotlib axes; new ones by default.

@@ -13,7 +13,7 @@ from numpyro.infer import MCMC
 from numpyro.infer.reparam import Reparam
 
 from numpyro_onestep.results.flow_distribution import BaseDistribution, FlowTransform
-from numpyro_onestep.run import kernel_of
+from numpyro_onestep.run import run_of
 
 __all__ = ["FlowReparam"]
 
@@ -48,12 +48,12 @@ class FlowReparam:
     """
 
     def __init__(self, mcmc: MCMC):
-        kernel = kernel_of(mcmc, "FlowReparam")
+        run = run_of(mcmc, "FlowReparam")
         self.transform = FlowTransform(mcmc)
-        if kernel.model is None:
+        if run.kernel.model is None:
             raise TypeError("FlowReparam needs a kernel made from a model: a potential function has no sites.")
-        self._unravel = kernel.setup.unravel
-        self._constrain = kernel.setup.constrain(mcmc._args, mcmc._kwargs)
+        self._unravel = run.setup.unravel
+        self._constrain = run.constrain()
         self._names = set(self._unravel(jnp.zeros(self.transform.base.dim)))
 
     def reparam(self, fn: Callable) -> Callable:

@@ -1,109 +1,69 @@
-"""A whole fit outside of NumPyro's loop: base, training in jitted blocks, audit, one retry where mass is missing."""
+"""From a problem, a plan and a key to a trained flow: compiled training of one flow or of several at once.
 
-from typing import Any, NamedTuple
+Several have a leading axis of flows in `TrainState`.
+"""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, random
+from numpyro.util import is_prng_key
 from tqdm.auto import tqdm
 
-from numpyro_onestep.base.conditional_scale import influence
-from numpyro_onestep.base.search import extend
-from numpyro_onestep.compilation import full_precision
-from numpyro_onestep.kernel import OneStep
-from numpyro_onestep.state import OneStepState, check_dim, trained_flows
-from numpyro_onestep.training import loop as train
-from numpyro_onestep.trust.audit import audit
-from numpyro_onestep.trust.coverage import Audit
+from numpyro_onestep.base.problem import Problem
+from numpyro_onestep.compilation import jit, jit_once
+from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.training import loop
+from numpyro_onestep.training.evaluation import describe
+from numpyro_onestep.training.plan import Plan
+from numpyro_onestep.training.state import TrainState
 
-__all__ = ["Fit", "fit"]
+__all__ = ["advance", "fit", "resume", "start"]
 
 _NUM_BLOCKS = 20  # progress updates of one training; the host reads the state only between them
 
 
-class Fit(NamedTuple):
-    """The trained state, its audit where the kernel asks for one, and a key that nothing here has used."""
-
-    state: OneStepState
-    audit: Audit | None
-    rng_key: Array
+def start(rng_key: Array, problem: Problem, plan: Plan, num_iterations: int) -> TrainState:
+    """The untrained flow on the problem's base, or as many as the plan has replicates."""
+    keys = random.split(rng_key, plan.num_replicates) if plan.num_replicates > 1 else rng_key
+    return _init(keys, problem, plan, num_iterations)
 
 
-@full_precision
 def fit(
-    kernel: OneStep,
-    rng_key: Array,
-    num_warmup: int,
-    init_params: Any,
-    args: tuple,
-    kwargs: dict[str, Any],
-    progress_bar: bool,
-    before: OneStepState | None = None,
-) -> Fit:
-    """Find the base, train, audit, and train once more from a base that holds what was missed.
+    trained: TrainState, problem: Problem, plan: Plan, progress_bar: bool, before: StepNetwork | None = None
+) -> TrainState:
+    """All iterations of `trained`; the host only looks between blocks of them.
 
-    With the state `before` of a fit to other data of the same shape, its networks are trained on where they fit better
-    than the base, which is found anew; a broad base, whose axes have no order, is kept as well.
-
-    No retry where the base has conditional scales, which no mixture can keep, or is broad anyhow: it is only told.
+    With the networks `before` of a fit to other data they are trained on where they fit better than the base.
     """
-    # the first three are those of `start`
-    key_audit, key_extend, key_train, key_again = random.split(rng_key, 7)[3:]
-    key_left = random.fold_in(rng_key, 7)
-    state: Any = kernel.start(rng_key, num_warmup, init_params, args, kwargs)
     if before is not None:
-        state = _warm(kernel, random.split(rng_key, 7)[2], state, before, num_warmup, args, kwargs)
-    state = _train(kernel, state, num_warmup, args, kwargs, progress_bar)
-    if not kernel.coverage_audit:
-        return Fit(state, None, key_left)
-    found = _audit(kernel, state, key_audit, args, kwargs, progress_bar)
-    if len(found.missing) and not bool(state.base.annealed) and not jnp.any(influence(state.base.whitening) > 0):
-        regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
-        base = extend(kernel.target(args, kwargs), key_extend, state.base, regions)
-        again = state._replace(base=base, train=kernel.init_training(key_train, base, num_warmup, args, kwargs))
-        again = _train(kernel, again, num_warmup, args, kwargs, progress_bar)
-        found_again = _audit(kernel, again, key_again, args, kwargs, progress_bar)
-        if found_again.share < 0.5 * found.share and not len(found_again.doubtful):
-            state, found = again, found_again
-    return Fit(state, found, key_left)
-
-
-def _warm(
-    kernel: OneStep, rng_key: Array, state: Any, before: Any, num_warmup: int, args: tuple, kwargs: dict[str, Any]
-) -> Any:
-    """An untrained state with the networks of another fit."""
-    if jnp.ndim(before.base.annealed) > 0:  # of chains that trained their own
-        before = trained_flows(before)[0]
-    check_dim(before.base, kernel.setup.center)
-    if bool(state.base.annealed) and bool(before.base.annealed):
-        trained = kernel.init_training(rng_key, before.base, num_warmup, args, kwargs)
-        state = state._replace(base=before.base, train=trained)
-    problem = kernel.problem(state.base, args, kwargs)
-    return state._replace(train=kernel.resume_training(state.train, before.train, problem))
-
-
-def _audit(
-    kernel: OneStep, state: Any, rng_key: Array, args: tuple, kwargs: dict[str, Any], progress_bar: bool
-) -> Audit:
-    """The audit, its time shown beside that of the training."""
-    log_z = [float(value) for value in np.ravel(state.train.best_log_z)]
-    with tqdm(total=1, desc="coverage audit", disable=not progress_bar) as bar:
-        found = audit(kernel, kernel.flows(state, args, kwargs), log_z, rng_key, args, kwargs)
-        bar.update()
-    return found
-
-
-def _train(
-    kernel: OneStep, state: Any, num_warmup: int, args: tuple, kwargs: dict[str, Any], progress_bar: bool
-) -> Any:
-    """All iterations; the host only looks between blocks of them."""
-    problem = kernel.problem(state.base, args, kwargs)
-    block = -(-num_warmup // _NUM_BLOCKS)
-    trained = state.train
-    with tqdm(total=num_warmup, desc="training", disable=not progress_bar) as bar:
-        while not bool(jnp.all(trained.done | (trained.iteration >= num_warmup))):
-            trained = kernel.advance_training(trained, problem, block)
-            bar.set_postfix_str(train.describe(trained), refresh=False)
+        trained = resume(trained, before, problem, plan)
+    num_iterations = int(jnp.ravel(trained.num_iterations)[0])
+    block = -(-num_iterations // _NUM_BLOCKS)
+    with tqdm(total=num_iterations, desc="training", disable=not progress_bar) as bar:
+        while not bool(jnp.all(trained.done | (trained.iteration >= num_iterations))):
+            trained = advance(trained, problem, plan, block)
+            bar.set_postfix_str(describe(trained), refresh=False)
             bar.update(int(jnp.max(trained.iteration)) - bar.n)
-    return state._replace(train=trained)
+    return trained
+
+
+@partial(jit, static_argnames=("plan",))
+def advance(state: TrainState, problem: Problem, plan: Plan, num_iterations: int | Array) -> TrainState:
+    """Up to `num_iterations` further iterations of every flow."""
+    step = partial(loop.advance, problem=problem, plan=plan, num_iterations=num_iterations)
+    return step(state) if jnp.ndim(state.iteration) == 0 else jax.vmap(step)(state)
+
+
+@partial(jit_once, static_argnames=("plan", "num_iterations"))
+def _init(keys: Array, problem: Problem, plan: Plan, num_iterations: int) -> TrainState:
+    init = lambda key: loop.init(key, problem, plan, num_iterations)  # noqa: E731
+    return init(keys) if is_prng_key(keys) else jax.vmap(init)(keys)
+
+
+@partial(jit, static_argnames=("plan",))
+def resume(state: TrainState, network: StepNetwork, problem: Problem, plan: Plan) -> TrainState:
+    """Untrained flows that go on with the networks of another target's training, where these fit better."""
+    step = partial(loop.resume, problem=problem, plan=plan)
+    return step(state, network) if jnp.ndim(state.iteration) == 0 else jax.vmap(step)(state, network)

@@ -1,34 +1,22 @@
 """The objectives: frozen dataclasses with one signature, `loss(network, teacher, problem, rng_key, annealing)`.
 
-Those of the paper on its stochastic paths are in `path_losses.py`.
+Those of the paper on its stochastic paths are in the folder `paper`.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.distribution import Base, WhitenedTarget
-from numpyro_onestep.flow import steps as flow
+from numpyro_onestep.base.distribution import Base
+from numpyro_onestep.base.problem import Problem
+from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.network import StepNetwork
-from numpyro_onestep.model.target import Target
 
-__all__ = ["Consistency", "Loss", "PathGradient", "Problem"]
-
-
-class Problem(NamedTuple):
-    """What is being sampled: the base, and the target as a density on the unconstrained space."""
-
-    base: Base
-    density: Target
-
-    @property
-    def target(self) -> WhitenedTarget:
-        """The target in the base's whitened coordinates."""
-        return WhitenedTarget(self.base, self.density)
+__all__ = ["Consistency", "Loss", "PathGradient"]
 
 
 class Loss(Protocol):
@@ -86,14 +74,14 @@ class PathGradient:
         """The surrogate whose gradient is the path gradient; its value means nothing."""
         base, target = problem.base, problem.target
         x0 = _base_draws(base, rng_key, self.batch_size, self.wide_fraction)
-        blocks = flow.blocks_of(network, self.num_steps)
+        blocks = steps.blocks_of(network, self.num_steps)
         frozen = lax.stop_gradient(blocks)
         base_score = jax.vmap(lambda x: base_.score(base, x))
-        y, score, _ = jax.vmap(lambda x, r: flow.push_score(frozen, x, r))(x0, base_score(x0))
+        y, score, _ = jax.vmap(lambda x, r: steps.push_score(frozen, x, r))(x0, base_score(x0))
         _, target_score = jax.vmap(target.value_and_grad)(y)
         annealed = annealing * target_score + (1 - annealing) * base_score(y)
         cotangent = lax.stop_gradient(_cap(score - annealed))
-        return jnp.mean(jnp.sum(cotangent * jax.vmap(lambda x: flow.forward(blocks, x))(x0), axis=1))
+        return jnp.mean(jnp.sum(cotangent * jax.vmap(lambda x: steps.forward(blocks, x))(x0), axis=1))
 
 
 @dataclass(frozen=True)
@@ -127,7 +115,7 @@ class Consistency:
 
         def teach(x: Array, t: Array, d: Array) -> tuple[Array, Array]:
             blocks = lax.stop_gradient(teacher.step(t, d))
-            return jax.vmap(lambda x: flow.forward_and_log_det(blocks, x))(x)
+            return jax.vmap(lambda x: steps.forward_and_log_det(blocks, x))(x)
 
         x = lax.fori_loop(0, num_before, lambda i, x: teach(x, 1 - i * d, d)[0], x0)
         t = 1 - num_before * d
@@ -136,8 +124,8 @@ class Consistency:
         x, end, log_det = lax.stop_gradient((x, end, first + second))
         blocks = network.step(t, d)
         if self.volume_weight == 0:
-            student = jax.vmap(lambda x: flow.forward(blocks, x))(x)
+            student = jax.vmap(lambda x: steps.forward(blocks, x))(x)
             return self.state_weight * jnp.mean(jnp.sum((student - end) ** 2, axis=1))
-        student, student_log_det = jax.vmap(lambda x: flow.forward_and_log_det(blocks, x))(x)
+        student, student_log_det = jax.vmap(lambda x: steps.forward_and_log_det(blocks, x))(x)
         volume = jnp.mean((student_log_det - log_det) ** 2)
         return self.state_weight * jnp.mean(jnp.sum((student - end) ** 2, axis=1)) + self.volume_weight * volume

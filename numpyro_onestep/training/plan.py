@@ -2,17 +2,68 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax import Array
 
 from numpyro_onestep.flow.steps import check_num_steps
 from numpyro_onestep.model.target import LARGE_DIM
-from numpyro_onestep.training.loop import Stage, TrainConfig
 from numpyro_onestep.training.losses import Consistency, Loss, PathGradient
 
-__all__ = ["default_width", "finer_budgets", "plan"]
+__all__ = ["Plan", "Stage", "default_width", "finer_budgets", "make_plan"]
 
 _SMALL_DIM = 16  # up to here more steps and larger batches are cheap
 _REFINEMENT = 0.5  # time spent on a finer budget, relative to the one-step map's
 _REFINEMENT_RATE = 0.01  # peak learning rate of the corrections
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training.
+
+    The first stage trains everything. Each later one starts from the best network so far and moves only the
+    corrections of finer budgets, so that what came before stays as it is.
+
+    Attributes:
+        losses: the objectives, summed.
+        num_steps: the budget whose held-out DF-ELBO decides which network is kept.
+        steps_per_iteration: optimiser steps of one iteration; half as many again where training anneals.
+        learning_rate: peak learning rate; above 4 dimensions 2/√D of it where training anneals from a broad base.
+        share: of all iterations, relative to the other stages'.
+    """
+
+    losses: tuple[Loss, ...]
+    num_steps: int
+    steps_per_iteration: int
+    learning_rate: float
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train: what, for how long, how large a network and how many of them.
+
+    Attributes:
+        stages: what is done one after the other.
+        num_blocks: blocks of one step.
+        width: ridge directions of each block.
+        num_replicates: flows trained at once from the same base.
+        num_held_out: base draws of one evaluation, a multiple of 512.
+    """
+
+    stages: tuple[Stage, ...]
+    num_blocks: int = 3
+    width: int = 128
+    num_replicates: int = 1
+    num_held_out: int = 2048
+
+    def bounds(self, index: int, num_iterations: Array) -> tuple[Array, Array]:
+        """The first iteration of a stage and that after its last, out of `num_iterations`."""
+        shares = [stage.share for stage in self.stages]
+        ends = [sum(shares[:i]) / sum(shares) for i in (index, index + 1)]
+        first, last = (jnp.ceil(end * num_iterations - 1e-3).astype(int) for end in ends)
+        return first, last
 
 
 def default_width(dim: int) -> int:
@@ -33,7 +84,7 @@ def finer_budgets(num_steps: int, budgets: Sequence[int], consistency: tuple[flo
     return finer
 
 
-def plan(
+def make_plan(
     dim: int,
     budgets: tuple[int, ...],
     *,
@@ -41,7 +92,10 @@ def plan(
     steps_per_iteration: int | None,
     learning_rate: float,
     consistency: tuple[float, float],
-) -> TrainConfig:
+    num_blocks: int,
+    width: int | None,
+    num_replicates: int,
+) -> Plan:
     """First the one-step map, then the corrections of each finer budget, the finest first.
 
     The one-step map takes as many optimiser steps with finer budgets as without: its iterations are longer then.
@@ -56,6 +110,9 @@ def plan(
             above, not less than 3.
         learning_rate: peak learning rate of the one-step map.
         consistency: weights of state and volume consistency.
+        num_blocks: blocks of one step.
+        width: ridge directions of each block; by default by the dimension.
+        num_replicates: flows to train at once.
     """
     small = dim <= _SMALL_DIM
     batch = batch_size or (128 if small else 64)
@@ -70,4 +127,5 @@ def plan(
         return Stage(losses, num_steps, each, rate, share)
 
     finer = (stage(n, _REFINEMENT, _REFINEMENT_RATE) for n in budgets)
-    return TrainConfig((stage(1, 1.0, learning_rate), *finer))
+    stages = (stage(1, 1.0, learning_rate), *finer)
+    return Plan(stages, num_blocks, width or default_width(dim), num_replicates)

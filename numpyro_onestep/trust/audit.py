@@ -1,50 +1,40 @@
 """The audit of trained flows, for `Evidence`: mass that they do not reach, in words, and the upper bound of log Z."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from jax import Array, random
 from jax.flatten_util import ravel_pytree
 
-from numpyro_onestep.draws.proposal import Flow
-from numpyro_onestep.flow import steps as flow
-from numpyro_onestep.kernel import OneStep
+from numpyro_onestep.flow import steps
+from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.trust import coverage
 from numpyro_onestep.trust.coverage import Audit
 
 __all__ = ["audit", "describe"]
 
 
-def audit(
-    kernel: OneStep,
-    flows: Sequence[Flow],
-    log_z: Sequence[float],
-    rng_key: Array,
-    args: tuple,
-    kwargs: dict[str, Any],
-) -> Audit:
+def audit(rng_key: Array, flows: Sequence[Flow], num_steps: int, init_scale: float, log_z: Sequence[float]) -> Audit:
     """Look for mass that the flows do not reach; of several the one which misses most, with the log ratios of all.
 
     `log_z` is that of each flow, to about a nat.
     """
-    target = kernel.target(args, kwargs)
-    keys = random.split(rng_key, len(flows))
     audits = []
-    for trained, known, key in zip(flows, log_z, keys, strict=True):
-        base, blocks = trained.problem.base, flow.compiled_blocks_of(trained.network, kernel.num_steps)
-        audits.append(coverage.audit(target, kernel.init_scale, key, base, blocks, known))
+    for flow, known, key in zip(flows, log_z, random.split(rng_key, len(flows)), strict=True):
+        blocks = steps.compiled_blocks_of(flow.network, num_steps)
+        audits.append(coverage.audit(flow.problem.density, init_scale, key, flow.problem.base, blocks, known))
     worst = max(audits, key=lambda found: (len(found.missing) > 0, len(found.doubtful) > 0, found.share))
     return worst._replace(log_ratios=np.concatenate([found.log_ratios for found in audits]))
 
 
-def describe(kernel: OneStep, found: Audit, args: tuple, kwargs: dict[str, Any]) -> list[str]:
-    """Where there is mass that the flow does not reach, or may be, by constrained values."""
+def describe(found: Audit, constrain: Callable[[Array], Any]) -> list[str]:
+    """Where there is mass that the flow does not reach, or may be, by the constrained values of a flat point."""
 
     def around(regions: np.ndarray) -> str:
         places = []
         for i in regions:
-            point = kernel.postprocess_fn(args, kwargs)(kernel.setup.unravel(found.regions.means[i]))
+            point = constrain(found.regions.means[i])
             sites = point if isinstance(point, dict) else {"parameters": ravel_pytree(point)[0]}
             places.append(", ".join(f"{name} = {_short(np.ravel(value))}" for name, value in list(sites.items())[:4]))
         return "; ".join(places)

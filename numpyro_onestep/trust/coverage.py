@@ -19,16 +19,18 @@ import numpy as np
 from jax import Array, random
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.distribution import Base, WhitenedTarget, mixture_vi, modes
+from numpyro_onestep.base import mixture_vi, modes
+from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.mixture_vi import Mixture, num_candidates
 from numpyro_onestep.base.modes import MAX_MODES, NUM_STARTS
+from numpyro_onestep.base.problem import WhitenedTarget
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.draws import tempering
-from numpyro_onestep.flow import steps as flow
+from numpyro_onestep.flow import density
 from numpyro_onestep.flow.block import BlockParams
 from numpyro_onestep.model.target import Target
 
-__all__ = ["Audit", "audit", "log_prob"]
+__all__ = ["Audit", "audit"]
 
 _SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, in coordinates' scales: most room is far out
 _CHUNK = NUM_STARTS  # points looked at together: starts, particles, or a part of the draws from the regions
@@ -70,15 +72,6 @@ class Audit(NamedTuple):
     def _largest(self) -> np.ndarray:
         order = np.argsort(-self.shares)
         return order[self.shares[order] > 0.1 * np.sum(self.shares)]
-
-
-def log_prob(base: Base, blocks: BlockParams, z: Array) -> Array:
-    """Log density of the flow at one unconstrained point, by its exact inverse; nan where that does not return."""
-    u = base_.whiten_point(base, z)
-    x = flow.inverse(blocks, u)
-    back, log_det = flow.forward_and_log_det(blocks, x)
-    returned = jnp.max(jnp.abs(back - u)) < 1e-3 * (1 + jnp.max(jnp.abs(u)))
-    return jnp.where(returned, base_.log_prob(base, x) - log_det - base_.whitening_log_det(base, u), jnp.nan)
 
 
 def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks: BlockParams, log_z: float) -> Audit:
@@ -144,7 +137,7 @@ def _values_and_gaps(target: Target, base: Base, blocks: BlockParams, z: Array) 
 
     def one(z: Array) -> tuple[Array, Array]:
         value = target.value(z)
-        gap = value - log_prob(base, blocks, z)
+        gap = value - density.log_prob(base, blocks, z)
         return value, jnp.where(jnp.isnan(gap), jnp.where(value > -jnp.inf, jnp.inf, -jnp.inf), gap)
 
     return jax.vmap(one)(z)

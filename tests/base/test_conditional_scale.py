@@ -9,6 +9,7 @@ from numpyro_onestep.base import conditional_scale
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.conditional_scale import Whitening
 from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.base.problem import log_affinity
 from numpyro_onestep.model.target import safe_log_density
 
 DIM = 5
@@ -69,7 +70,7 @@ def test_fits_group_effects_down_to_small_scales(getkey):
     affine = fitted._replace(scale_slopes=0 * start.scale_slopes, scale_bends=0 * start.scale_bends)
     key = getkey()
     base = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, 5)), jnp.eye(5)[None]))
-    full, poor = (base_.log_affinity(target, key, base._replace(whitening=f), 20_000) for f in (fitted, affine))
+    full, poor = (log_affinity(target, key, base._replace(whitening=f), 20_000) for f in (fitted, affine))
 
     # the marginal likelihood on a grid of τ, given which everything is Gaussian
     log_tau = jnp.linspace(-12.0, 5.0, 4001)

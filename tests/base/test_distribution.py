@@ -7,6 +7,7 @@ from jax import random
 from numpyro_onestep.base import conditional_scale, mixture_vi
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.base.problem import WhitenedTarget
 from numpyro_onestep.base.search import search
 from numpyro_onestep.draws.weights import pareto_k
 from numpyro_onestep.model.target import safe_log_density
@@ -99,7 +100,7 @@ def test_whitened_target_is_the_change_of_variables(getkey, scale_slope):
 
     @jax.jit
     def compare(u):
-        whitened = base_.WhitenedTarget(base, target)
+        whitened = WhitenedTarget(base, target)
         actual = whitened.value(u), *whitened.value_and_grad(u), whitened.hessian(u)
         return actual, (expected(u), expected(u), jax.grad(expected)(u), jax.hessian(expected)(u))
 
@@ -116,7 +117,7 @@ def test_search_fits_a_correlated_gaussian_far_away(getkey):
     target = safe_log_density(lambda z: constant - 0.5 * (z - shift) @ precision @ (z - shift))
     base = search(target, 3.0, getkey(), jnp.zeros(3))
     assert base.mixture.means.shape == (1, 3)
-    whitened = base_.WhitenedTarget(base, target)
+    whitened = WhitenedTarget(base, target)
     gaps = jax.vmap(lambda u: whitened.value(u) - base_.log_prob(base, u))(base_.sample(base, getkey(), 2000))
     assert abs(np.mean(gaps) - log_z) < 1e-2
     white = np.linalg.inv(tril) @ np.asarray(base.whitening.scale_tril, np.float64)
@@ -151,7 +152,7 @@ PAIR_TARGET = safe_log_density(lambda z: mixture_vi.log_prob(PAIR, z) + 2.0)
 
 
 def weights_of(base, target, key, num=4096):
-    whitened = base_.WhitenedTarget(base, target)
+    whitened = WhitenedTarget(base, target)
     u = base_.sample(base, key, num)
     return np.asarray(jax.vmap(lambda u: whitened.value(u) - base_.log_prob(base, u))(u))
 

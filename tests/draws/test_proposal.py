@@ -6,12 +6,13 @@ from jax import random
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.mixture_vi import Mixture
-from numpyro_onestep.draws.proposal import Flow, pool, propose, propose_once
+from numpyro_onestep.base.problem import Problem
+from numpyro_onestep.draws.proposal import pool, propose, propose_once
 from numpyro_onestep.flow import block
 from numpyro_onestep.flow import steps as flow
+from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import safe_log_density
-from numpyro_onestep.training.losses import Problem
 
 BASE = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, 2)), jnp.eye(2)[None]))
 PROBLEM = Problem(BASE, safe_log_density(lambda u: -0.5 * u @ u))

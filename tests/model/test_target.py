@@ -11,7 +11,8 @@ from numpyro.infer import init_to_uniform
 from numpyro.infer.reparam import CircularReparam
 
 from numpyro_onestep import OneStep, OneStepSampler
-from numpyro_onestep.model.target import safe_log_density, setup_model, setup_potential
+from numpyro_onestep.model.initialize import setup_model, setup_potential
+from numpyro_onestep.model.target import safe_log_density
 from numpyro_onestep.model.trace import masked_out
 
 DATA = jnp.array([0.3, -0.2, 1.1, 0.4])

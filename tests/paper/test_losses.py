@@ -7,13 +7,13 @@ from jax.flatten_util import ravel_pytree
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.draws.weights import log_mean_weight
-from numpyro_onestep.flow.network import ControlNetwork
 from numpyro_onestep.model.target import safe_log_density
 from numpyro_onestep.paper import sde
+from numpyro_onestep.paper.control import ControlNetwork
 from numpyro_onestep.paper.losses import LogVariance, PathConsistency, PathKL, control_of
-from numpyro_onestep.training.losses import Problem
-from numpyro_onestep.training.schedule import NOISE
+from numpyro_onestep.paper.noise import NOISE
 
 DIM = 2
 LOG_Z = 3.0

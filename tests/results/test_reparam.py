@@ -34,7 +34,7 @@ def test_the_density_in_the_flows_space_is_that_of_the_model_and_the_jacobian(sa
     latent = jnp.array([0.3, -0.4, 0.8, 0.1])
     value, _ = log_density(reparam.reparam(hierarchical), (EFFECTS,), {}, {"onestep_latent": latent})
     flat = reparam.transform(latent)
-    target = sampler.sampler.target((EFFECTS,), {})
+    target = sampler.setup.target((EFFECTS,), {})
     assert np.isclose(value, target.value(flat) + reparam.transform.log_abs_det_jacobian(latent, flat), atol=1e-3)
 
 

@@ -7,13 +7,13 @@ from jax.flatten_util import ravel_pytree
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.draws.weights import log_mean_weight
-from numpyro_onestep.flow import steps as flow
+from numpyro_onestep.flow import density, steps
 from numpyro_onestep.model.target import safe_log_density
-from numpyro_onestep.training import loop as train
-from numpyro_onestep.training.loop import Stage, TrainConfig
-from numpyro_onestep.training.losses import PathGradient, Problem
-from numpyro_onestep.trust import coverage
+from numpyro_onestep.training import loop
+from numpyro_onestep.training.losses import PathGradient
+from numpyro_onestep.training.plan import Plan, Stage
 
 LOG_Z = 5.0
 NUM_ITERATIONS = 20
@@ -29,11 +29,12 @@ def banana(bend, annealed=False):
     return Problem(BASE._replace(annealed=jnp.asarray(annealed)), safe_log_density(log_density))
 
 
-def config(factor=1.0):
+def plan(factor=1.0):
     def loss(*args):
         return factor * PathGradient(batch_size=64)(*args)
 
-    return TrainConfig((Stage((loss,), num_steps=1, steps_per_iteration=5, learning_rate=0.03),))
+    stage = Stage((loss,), num_steps=1, steps_per_iteration=5, learning_rate=0.03)
+    return Plan((stage,), num_blocks=1, width=8)
 
 
 # compiled once for all tests: what they vary is an argument
@@ -41,12 +42,12 @@ def config(factor=1.0):
 
 @jax.jit
 def init(key, bend):
-    return train.init(key, banana(bend), config(), NUM_ITERATIONS, num_blocks=1, width=8)
+    return loop.init(key, banana(bend), plan(), NUM_ITERATIONS)
 
 
 @jax.jit
 def _advance(state, num_iterations, bend, annealed, factor):
-    return train.advance(state, banana(bend, annealed), config(factor), num_iterations)
+    return loop.advance(state, banana(bend, annealed), plan(factor), num_iterations)
 
 
 def advance(state, num_iterations, *, bend=0.8, annealed=False, factor=1.0):
@@ -116,10 +117,10 @@ def test_a_region_without_density_does_not_stop_the_best(start):
         return jnp.where(x[0] > 2.0, -jnp.inf, banana(0.8).target.value(x))
 
     problem = Problem(BASE, safe_log_density(log_density))
-    state = train.init(random.key(1), problem, config(), NUM_ITERATIONS, num_blocks=1, width=8)
+    state = loop.init(random.key(1), problem, plan(), NUM_ITERATIONS)
     assert np.isfinite(state.best_elbo)
     assert not np.isfinite(state.elbo)
-    last = jax.jit(lambda state: train.advance(state, problem, config(), NUM_ITERATIONS))(state)
+    last = jax.jit(lambda state: loop.advance(state, problem, plan(), NUM_ITERATIONS))(state)
     assert float(last.best_elbo) > float(state.best_elbo) + 0.05
 
 
@@ -146,7 +147,7 @@ def test_annealed_training_keeps_the_base_until_the_target_is_reached(start):
 
 def test_a_later_stage_refines_its_budget_and_leaves_the_one_step_map(getkey, start):
     stages = tuple(Stage((PathGradient(n, batch_size=64),), n, 5, 0.03, share) for n, share in ((1, 1.0), (2, 2.0)))
-    run = jax.jit(lambda state, n: train.advance(state, banana(0.8), TrainConfig(stages), n))
+    run = jax.jit(lambda state, n: loop.advance(state, banana(0.8), Plan(stages, num_blocks=1, width=8), n))
     first = run(start, 7)  # a third of twenty iterations, rounded up
     assert int(first.iteration) == 7
     last = run(first, NUM_ITERATIONS)
@@ -156,7 +157,7 @@ def test_a_later_stage_refines_its_budget_and_leaves_the_one_step_map(getkey, st
         same = np.array_equal(level, before[name][0] if name.endswith("_corrections") else before[name])
         assert same != name.endswith("_corrections"), name
     x0 = base_.sample(BASE, getkey(), 4096)
-    elbos = [jnp.mean(train.log_weights(last.best, banana(0.8), x0, n)[1]) for n in (1, 2, 4)]
+    elbos = [jnp.mean(density.log_weights(last.best, banana(0.8), x0, n)[1]) for n in (1, 2, 4)]
     assert elbos[1] > elbos[0] + 0.01
     assert elbos[2] == pytest.approx(float(elbos[0]), abs=1e-3)
     np.testing.assert_array_equal(flat(run(start, NUM_ITERATIONS)), flat(last))
@@ -165,13 +166,13 @@ def test_a_later_stage_refines_its_budget_and_leaves_the_one_step_map(getkey, st
 def test_a_warm_start_skips_what_the_earlier_flow_is_worth(start):
     @jax.jit
     def resume(network, bend):
-        return train.resume(start, network, banana(bend), config())
+        return loop.resume(start, network, banana(bend), plan())
 
     @jax.jit
     def fits(network):
-        blocks = flow.blocks_of(network, 1)
-        law = safe_log_density(lambda z: LOG_Z + coverage.log_prob(BASE, blocks, z))
-        return train.resume(start, network, Problem(BASE, law), config())
+        blocks = steps.blocks_of(network, 1)
+        law = safe_log_density(lambda z: LOG_Z + density.log_prob(BASE, blocks, z))
+        return loop.resume(start, network, Problem(BASE, law), plan())
 
     earlier = advance(start, NUM_ITERATIONS).best
     same = resume(earlier, 0.8)
@@ -193,7 +194,7 @@ def test_weights_of_any_flow_average_to_the_evidence(getkey, start):
     numbers, unravel = ravel_pytree(start.network)
     network = unravel(numbers + 0.05 * random.normal(getkey(), numbers.shape))
     x0 = base_.sample(BASE, getkey(), 50_000)
-    y, log_w = jax.jit(lambda network, x0: train.log_weights(network, banana(0.3), x0, 2))(network, x0)
+    y, log_w = jax.jit(lambda network, x0: density.log_weights(network, banana(0.3), x0, 2))(network, x0)
     log_z, std_error = log_mean_weight(log_w)
     assert np.mean(np.abs(y - x0)) > 0.05
     assert abs(log_z - LOG_Z) < 5 * std_error

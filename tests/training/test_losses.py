@@ -7,10 +7,11 @@ from jax.flatten_util import ravel_pytree
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.flow import steps as flow
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import safe_log_density
-from numpyro_onestep.training.losses import Consistency, PathGradient, Problem, _base_draws
+from numpyro_onestep.training.losses import Consistency, PathGradient, _base_draws
 
 DIM = 2
 BASE = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, DIM)), jnp.eye(DIM)[None]))

@@ -1,14 +1,15 @@
 import pytest
 
 from numpyro_onestep.training.losses import Consistency
-from numpyro_onestep.training.plan import finer_budgets, plan
+from numpyro_onestep.training.plan import finer_budgets, make_plan
 
 ONE_STEP_ITERATIONS = 2000
 
 
 def planned(dim, budgets, consistency=(0.0, 0.0)):
     options = {"batch_size": None, "steps_per_iteration": None, "learning_rate": 0.03, "consistency": consistency}
-    return plan(dim, budgets, **options)
+    options |= {"num_blocks": 3, "width": None, "num_replicates": 1}
+    return make_plan(dim, budgets, **options)
 
 
 def one_step_optimiser_steps(config):

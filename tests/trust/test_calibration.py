@@ -11,8 +11,9 @@ from numpyro.infer import MCMC, Predictive
 from scipy import stats
 
 from numpyro_onestep import OneStep
-from numpyro_onestep.draws.proposal import Flow, Proposals, propose_once
-from numpyro_onestep.trust.evidence import estimate
+from numpyro_onestep.draws.proposal import Proposals, propose_once
+from numpyro_onestep.state import flows_of
+from numpyro_onestep.trust.estimate import estimate
 
 NUM_DATASETS = 200
 NUM_RANKS = 100  # 99 draws leave a rank from 0 to 99
@@ -93,7 +94,7 @@ def test_error_bars_of_log_z_cover_the_truth(model, log_z):
         mcmc = MCMC(kernel, num_warmup=20, num_samples=1, progress_bar=False)
         mcmc.run(key)
         state = mcmc.last_state
-        return propose_once(Flow(state.train.best, kernel.problem(state.base, (), {})), random.fold_in(key, 1), 4096, 1)
+        return propose_once(flows_of(state, kernel.setup.target((), {}))[0], random.fold_in(key, 1), 4096, 1)
 
     batch = jax.jit(jax.vmap(run))(random.split(random.key(0), NUM_SEEDS))
     results = [estimate([Proposals(*(np.asarray(leaf[i]) for leaf in batch))], ()) for i in range(NUM_SEEDS)]

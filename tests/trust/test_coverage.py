@@ -12,7 +12,7 @@ from numpyro_onestep.base import conditional_scale, modes
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base import search as base_search
 from numpyro_onestep.base.mixture_vi import Mixture
-from numpyro_onestep.flow import steps as flow
+from numpyro_onestep.flow import density, steps
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import safe_log_density
 from numpyro_onestep.trust import coverage
@@ -39,7 +39,7 @@ def potential_fn(z):
 def identity(getkey):
     """Blocks that leave every point where it is."""
     network = StepNetwork(DIM, num_blocks=1, width=8, rng_key=getkey(), identity=True)
-    return flow.blocks_of(network, 1)
+    return steps.blocks_of(network, 1)
 
 
 def base_on(which):
@@ -50,12 +50,12 @@ def base_on(which):
 def test_log_prob_is_the_density_of_the_draws(getkey):
     base = base_on(jnp.array([0, 1]))
     network = StepNetwork(DIM, num_blocks=2, width=8, rng_key=getkey())
-    blocks = flow.blocks_of(network, 1)
+    blocks = steps.blocks_of(network, 1)
 
     def both(x):
-        u, log_det = flow.forward_and_log_det(blocks, x)
+        u, log_det = steps.forward_and_log_det(blocks, x)
         pushed = base_.log_prob(base, x) - log_det - base_.whitening_log_det(base, u)
-        return pushed, coverage.log_prob(base, blocks, base_.unwhiten(base, u))
+        return pushed, density.log_prob(base, blocks, base_.unwhiten(base, u))
 
     pushed, by_inverse = jax.jit(jax.vmap(both))(base_.sample(base, getkey(), 200))
     np.testing.assert_allclose(by_inverse, pushed, atol=2e-3)
@@ -72,14 +72,14 @@ def test_a_lost_mode_is_found_and_weighed(getkey, identity):
 
 def test_mass_that_cannot_be_measured_is_not_passed_over():
     kernel = OneStep(potential_fn=lambda z: 0.5 * jnp.sum(z**2))
-    kernel.prepare(random.key(0), jnp.zeros(DIM), (), {})
+    constrain = kernel.look(random.key(0), jnp.zeros(DIM), (), {}).constrain((), {})
     regions = Mixture(jnp.zeros(2), jnp.array([jnp.full(DIM, 7.0), jnp.zeros(DIM)]), jnp.ones((2, DIM, DIM)))
     found = coverage.Audit(0.0, np.array([0.4, 0.01]), regions, np.zeros(0))
-    (warning,) = describe(kernel, found, (), {})
+    (warning,) = describe(found, constrain)
     assert "around parameters = (7, 7" in warning
     assert "Perhaps 41 % " in warning
-    assert describe(kernel, found._replace(shares=np.array([0.01, 0.0])), (), {}) == []
-    (warning,) = describe(kernel, found._replace(share=0.3), (), {})
+    assert describe(found._replace(shares=np.array([0.01, 0.0])), constrain) == []
+    (warning,) = describe(found._replace(share=0.3), constrain)
     assert "At least 30 % " in warning
 
 
@@ -88,7 +88,7 @@ def test_an_audit_compiles_nothing_that_the_search_has_compiled(getkey):
     target = safe_log_density(lambda z: -0.5 * jnp.sum((z - 10.0) ** 2))
     base_search.search(target, 3.0, getkey(), jnp.zeros(dim))
     base = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, dim)), jnp.eye(dim)[None]))
-    blocks = flow.blocks_of(StepNetwork(dim, num_blocks=1, width=8, rng_key=getkey(), identity=True), 1)
+    blocks = steps.blocks_of(StepNetwork(dim, num_blocks=1, width=8, rng_key=getkey(), identity=True), 1)
     before = len(compilation._traces)
     audit = coverage.audit(target, 3.0, getkey(), base, blocks, -np.inf)
     assert len(audit.missing) >= 1
@@ -125,7 +125,7 @@ def test_a_lost_mode_in_many_dimensions(getkey):
         return logsumexp(jnp.log(WEIGHTS) - 0.5 * squares) + unit
 
     base = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, dim)), jnp.eye(dim)[None]))
-    blocks = flow.blocks_of(StepNetwork(dim, num_blocks=1, width=8, rng_key=getkey(), identity=True), 1)
+    blocks = steps.blocks_of(StepNetwork(dim, num_blocks=1, width=8, rng_key=getkey(), identity=True), 1)
     audit = coverage.audit(safe_log_density(many), 3.0, getkey(), base, blocks, LOG_FIRST)
     assert 0.15 < float(audit.share) < 0.32
 
@@ -142,7 +142,7 @@ def test_a_pole_neither_alarms_nor_hides_a_lost_mode(getkey, lost):
     whitening = conditional_scale.affine(jnp.zeros(3), jnp.diag(jnp.array([3.0, 1.0, 1.0])))
     whitening = whitening._replace(scale_slopes=jnp.zeros((3, 3)).at[1:, 0].set(1.5))
     base = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, 3)), jnp.eye(3)[None]))._replace(whitening=whitening)
-    blocks = flow.blocks_of(StepNetwork(3, num_blocks=1, width=8, rng_key=getkey(), identity=True), 1)
+    blocks = steps.blocks_of(StepNetwork(3, num_blocks=1, width=8, rng_key=getkey(), identity=True), 1)
     audit = coverage.audit(safe_log_density(density), 3.0, getkey(), base, blocks, np.log1p(-lost))
     if lost:
         assert 0.1 < float(audit.share) < 0.22

@@ -7,7 +7,7 @@ from jax import random
 from models import FEATURES, TARGETS, regression, regression_log_z
 
 from numpyro_onestep import OneStep, OneStepSampler
-from numpyro_onestep.training import replicates
+from numpyro_onestep.training import fit
 
 COUNTS = {"num_warmup": 200, "num_samples": 1000, "num_chains": 1, "progress_bar": False}
 
@@ -38,7 +38,7 @@ def iterations(sampler):
 
 def test_a_warm_start_goes_on_from_the_network_and_is_as_right(trained, monkeypatch):
     assert iterations(trained) == 200
-    before, resume, networks, starts = trained.last_state.train.best, replicates.resume, [], []
+    before, resume, networks, starts = trained.last_state.train.best, fit.resume, [], []
 
     def recorded(state, network, *rest):
         resumed = resume(state, network, *rest)
@@ -46,7 +46,7 @@ def test_a_warm_start_goes_on_from_the_network_and_is_as_right(trained, monkeypa
         starts.append(int(resumed.iteration))
         return resumed
 
-    monkeypatch.setattr(replicates, "resume", recorded)
+    monkeypatch.setattr(fit, "resume", recorded)
     new = np.array([2, 0])
     trained.run(random.key(1), new, warm_start=True)
     assert len(networks) == 1

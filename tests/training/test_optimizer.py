@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from numpyro_onestep.training import schedule
+from numpyro_onestep.training import optimizer
 
 
 def test_learning_rate_warms_up_peaks_and_decays():
-    rate = lambda progress: schedule.learning_rate(np.asarray(progress), peak=0.03, warm_up=0.1, final=0.05)  # noqa: E731
+    rate = lambda progress: optimizer.learning_rate(np.asarray(progress), peak=0.03, warm_up=0.1, final=0.05)  # noqa: E731
     assert float(rate(0.0)) == 0.0
     assert float(rate(0.05)) == pytest.approx(0.5 * 0.03, rel=1e-5)
     assert float(rate(0.1)) == pytest.approx(0.03, rel=1e-5)
@@ -18,6 +18,6 @@ def test_learning_rate_warms_up_peaks_and_decays():
 
 def test_annealing_is_linear_and_complete_at_its_end():
     np.testing.assert_allclose(
-        schedule.annealing(np.array([0.0, 0.2, 0.4, 0.7, 1.0]), end=0.4), [0, 0.5, 1, 1, 1], rtol=1e-6
+        optimizer.annealing(np.array([0.0, 0.2, 0.4, 0.7, 1.0]), end=0.4), [0, 0.5, 1, 1, 1], rtol=1e-6
     )
-    assert float(schedule.annealing(np.array(0.5))) == 1.0
+    assert float(optimizer.annealing(np.array(0.5))) == 1.0

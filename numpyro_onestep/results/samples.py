@@ -1,0 +1,85 @@
+"""The draws of a run as NumPyro's `MCMC` keeps them: constrained, by chain, with the extra fields asked for."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from numpyro_onestep.compilation import jit
+from numpyro_onestep.model.function import ModelFunction
+from numpyro_onestep.model.setup import ModelSetup
+from numpyro_onestep.state import OneStepState
+
+__all__ = ["by_chain", "check_fields", "check_sites", "constrained", "names_site"]
+
+
+def names_site(field: str) -> str:
+    """The site that an extra field such as "z.x" or "~z.x" names, "" if it names none."""
+    return field.partition(".")[2] if field.removeprefix("~").startswith("z.") else ""
+
+
+def check_fields(fields: Sequence[str]) -> None:
+    """Raise where an extra field that names no site is not one value per draw (ValueError) or none (AttributeError)."""
+    for name in fields:
+        if names_site(name):
+            continue
+        if name.split(".")[0] in ("base", "train", "rng_key"):
+            raise ValueError(f"Extra field '{name}' is not one value per draw; read it from `last_state`.")
+        if name not in OneStepState._fields:
+            raise AttributeError(f"OneStepState has no field '{name}'; it has {', '.join(OneStepState._fields)}.")
+
+
+def check_sites(fields: Sequence[str], setup: ModelSetup, constrain: ModelFunction) -> None:
+    """Raise AttributeError where an extra field names a site that is not there."""
+    latent = setup.unravel(setup.center)
+    shown = jax.eval_shape(constrain, setup.center) if any(name.startswith("~") for name in fields) else None
+    for name in filter(names_site, fields):
+        sites = shown if name.startswith("~") else latent
+        if not isinstance(sites, dict) or names_site(name) not in sites:
+            there = ", ".join(sites) if isinstance(sites, dict) else "none"
+            raise AttributeError(f"There is no site for the extra field '{name}'; there are: {there}.")
+
+
+@jit
+def constrained(constrain: ModelFunction, points: Array) -> Any:
+    """Flat unconstrained points, shape (N, D), to constrained samples with a leading axis of N."""
+    return jax.vmap(constrain)(points)
+
+
+def by_chain(
+    points: Array,
+    values: dict[str, Array],
+    fields: Sequence[str],
+    thinning: int,
+    constrain: ModelFunction,
+    unravel: Callable[[Array], Any],
+) -> dict[str, Any]:
+    """Samples under "z" and the other fields by their names, every leaf with leading axes of chains and kept draws.
+
+    Args:
+        points: flat unconstrained draws, shape (chains, draws, D).
+        values: fields of the state for each draw, shape (chains, draws).
+        fields: which of these to keep; "z.site" keeps a site unconstrained as well, "~z.site" leaves it out.
+        thinning: keep every so many draws, the last among them.
+        constrain: from a flat point to constrained sites.
+        unravel: from a flat point to unconstrained sites.
+    """
+    num_chains, num_samples = points.shape[:2]
+    kept = np.arange(num_samples % thinning + thinning - 1, num_samples, thinning)
+    flat = points[:, kept].reshape(-1, points.shape[-1])
+
+    def grouped(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.reshape((num_chains, len(kept), *leaf.shape[1:])), tree)
+
+    samples = grouped(constrained(constrain, flat))
+    result = {"z": samples}
+    for name in dict.fromkeys(fields):
+        if names_site(name) and name.startswith("~"):
+            samples.pop(names_site(name))
+        elif names_site(name):
+            result[name] = grouped(jax.vmap(unravel)(flat)[names_site(name)])
+        elif name != "z":
+            result[name] = values[name][:, kept]
+    return result
