@@ -68,7 +68,8 @@ def warmup(
         before: the state of an earlier run, for a warm start.
 
     Raises:
-        ValueError: if `num_warmup` is 0, the density is finite at none of the starts, or `before` has another dimension.
+        ValueError: if `num_warmup` is 0, the density is finite at none of the starts, or `before` has another
+            dimension.
     """
     if num_warmup == 0:
         raise ValueError(
