@@ -12,7 +12,6 @@ from numpyro_onestep.flow.block import BlockParams
 
 __all__ = ["StepNetwork"]
 
-_NUM_LEVELS = 7  # budgets of 2, 4, …, 128 steps
 _NUM_WAVES = 4  # features of time at each of them
 _RESTING = -14.0  # raw height of the ridges and bumps of a block at rest: next to nothing, yet it can grow
 _NUM_BUMPS = 8
@@ -39,10 +38,13 @@ class StepNetwork(nnx.Module):
         num_blocks: blocks in one step.
         width: number of ridge directions h of a block.
         rng_key: random key of the initial values; nothing random is kept.
+        num_levels: budgets of 2, 4, …, 2^num_levels steps have corrections of their own; all others are the same map.
         identity: start at the exact identity (to working precision), the untrained sampler, instead of near it.
     """
 
-    def __init__(self, dim: int, *, num_blocks: int, width: int, rng_key: Array, identity: bool = False):
+    def __init__(
+        self, dim: int, *, num_blocks: int, width: int, rng_key: Array, num_levels: int = 0, identity: bool = False
+    ):
         rngs = nnx.Rngs(rng_key)
         per_dim, per_bump = (num_blocks, dim), (num_blocks, dim, _NUM_BUMPS)
         tiny = _inverse_softplus(1e-12)
@@ -61,15 +63,16 @@ class StepNetwork(nnx.Module):
         }
         for name, value in groups.items():
             setattr(self, name, nnx.Param(value))
-            corrections = jnp.zeros((_NUM_LEVELS, _NUM_WAVES, *value.shape))
+            corrections = jnp.zeros((num_levels, _NUM_WAVES, *value.shape))
             setattr(self, f"{name}_corrections", nnx.Param(corrections))
 
     def _corrections(self, name: str, t: Array, d: Array) -> Array:
         """The corrections of a group of parameters in the step of length `d` at time `t`; zero at d = 1."""
+        corrections: Array = getattr(self, f"{name}_corrections")[...]
         level = jnp.round(-jnp.log2(d)).astype(int)
         waves = jnp.cos(jnp.pi * jnp.arange(_NUM_WAVES) * (t - d / 2))
-        own = jax.nn.one_hot(level - 1, _NUM_LEVELS)[:, None] * waves  # all zero at level 0
-        return jnp.tensordot(own, getattr(self, f"{name}_corrections")[...], axes=2)
+        own = jax.nn.one_hot(level - 1, len(corrections))[:, None] * waves  # all zero at level 0
+        return jnp.tensordot(own, corrections, axes=2)
 
     def _active(self, t: Array, d: Array) -> Array:
         """Which blocks act within (t − d, t], shape (num_blocks, 1): block i does at time 1 − (i + ½)/num_blocks."""
@@ -113,7 +116,8 @@ class StepNetwork(nnx.Module):
     def from_arrays(cls, arrays: dict[str, Array]) -> "StepNetwork":
         """The network whose `arrays` these are."""
         num_blocks, width, dim = arrays["directions"].shape
-        network = cls(dim, num_blocks=num_blocks, width=width, rng_key=jax.random.key(0))
+        num_levels = len(arrays["shift_corrections"])
+        network = cls(dim, num_blocks=num_blocks, width=width, rng_key=jax.random.key(0), num_levels=num_levels)
         for name, value in arrays.items():
             setattr(network, name, nnx.Param(jnp.asarray(value)))
         return network

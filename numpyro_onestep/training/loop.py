@@ -25,8 +25,9 @@ def init(rng_key: Array, problem: Problem, plan: Plan, num_iterations: int) -> T
     """The untrained state of a run of `num_iterations`; `done` already where the base itself fits the target."""
     dim = problem.base.dim
     key_network, rng_key = random.split(rng_key)
-    network = StepNetwork(dim, num_blocks=plan.num_blocks, width=plan.width, rng_key=key_network)
-    identity = StepNetwork(dim, num_blocks=plan.num_blocks, width=plan.width, rng_key=key_network, identity=True)
+    size = {"num_blocks": plan.num_blocks, "width": plan.width, "num_levels": plan.num_levels}
+    network = StepNetwork(dim, **size, rng_key=key_network)
+    identity = StepNetwork(dim, **size, rng_key=key_network, identity=True)
     zero = jnp.zeros(())
     state = TrainState(
         network=network,

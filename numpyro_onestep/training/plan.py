@@ -58,6 +58,11 @@ class Plan:
     num_replicates: int = 1
     num_held_out: int = 2048
 
+    @property
+    def num_levels(self) -> int:
+        """How many of the budgets 2, 4, 8, … have corrections of their own."""
+        return max(stage.num_steps for stage in self.stages).bit_length() - 1
+
     def bounds(self, index: int, num_iterations: Array) -> tuple[Array, Array]:
         """The first iteration of a stage and that after its last, out of `num_iterations`."""
         shares = [stage.share for stage in self.stages]
