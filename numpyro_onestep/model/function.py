@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -43,7 +43,13 @@ class ModelFunction:
 
     def __call__(self, x: Array) -> Any:
         """The value at one point of shape (D,)."""
-        return self.code.function(self.arrays, x)
+        return _traced_once(self.code)(self.arrays, x)
+
+
+@lru_cache(maxsize=64)
+def _traced_once(code: _Code) -> Callable[[tuple[Array, ...], Array], Any]:
+    """The function as a program within programs: a model is traced and lowered once, not in each of those that use it."""
+    return jax.jit(code.function)
 
 
 class Same:
