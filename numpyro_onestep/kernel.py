@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, random
+from jax import Array
 from jax.core import Tracer
 from numpyro.infer import init_to_uniform
 from numpyro.infer.mcmc import MCMCKernel
@@ -16,7 +16,7 @@ from numpyro.util import identity, is_prng_key
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.base.search import search
-from numpyro_onestep.compilation import full_precision, make_room
+from numpyro_onestep.compilation import full_precision, make_room, split
 from numpyro_onestep.draws import chains
 from numpyro_onestep.model.initialize import setup_model, setup_potential
 from numpyro_onestep.model.setup import ModelSetup
@@ -52,7 +52,10 @@ class OneStep(MCMCKernel):
             `OneStepSampler` from twice as many as there are draws, so that some repeat) or "none" (as drawn).
         init_strategy: NumPyro initialisation strategy of the first starting point.
         init_scale: spread, in unconstrained space, of the 512 starting points around the first one.
-        width: ridge directions of each block of the network, by default 128 up to 256 dimensions and 32 above.
+        target_ess: share of one-step draws that is to be effective, held out, tails included. Training ends when it is
+            reached, or when more of it no longer pays; `num_warmup` is only the longest that it may take. With 1, and
+            where finer budgets are refined, training is in full.
+        width: ridge directions of each block of the network, by default 128 up to 64 dimensions and 32 above.
         num_blocks: blocks of one step.
         batch_size: base draws per optimiser step; by default 128 up to 16 dimensions, then 64.
         steps_per_iteration: optimiser steps of one warmup iteration, half as many again where training anneals from a
@@ -92,6 +95,7 @@ class OneStep(MCMCKernel):
         correction: str = "metropolis",
         init_strategy: Callable = init_to_uniform,
         init_scale: float = 3.0,
+        target_ess: float = 0.9,
         width: int | None = None,
         num_blocks: int = 3,
         batch_size: int | None = None,
@@ -109,6 +113,8 @@ class OneStep(MCMCKernel):
             raise ValueError(f"`correction` must be one of {_CORRECTIONS}, not {correction!r}.")
         if not init_scale > 0:
             raise ValueError(f"`init_scale` must be positive, not {init_scale}.")
+        if not 0 < target_ess <= 1:
+            raise ValueError(f"`target_ess` must be above 0 and at most 1, not {target_ess}.")
         if num_replicates < 1:
             raise ValueError(f"`num_replicates` must be at least 1, not {num_replicates}.")
         self._model = model
@@ -130,6 +136,7 @@ class OneStep(MCMCKernel):
             "num_blocks": num_blocks,
             "width": width,
             "num_replicates": num_replicates,
+            "target_ess": float(target_ess),
         }
         self._setup: ModelSetup | None = None
         self._sample_fn: Callable | None = None  # NumPyro calls `init` again on every run while this is None
@@ -176,11 +183,13 @@ class OneStep(MCMCKernel):
         """The training plan in `dim` dimensions."""
         return make_plan(dim, **self._plan)
 
+    @full_precision
     def look(
         self, rng_key: Array, init_params: Any, args: tuple, kwargs: dict[str, Any], fill_idle: bool = True
     ) -> ModelSetup:
         """Look at the model or the potential function once, before anything is traced."""
         make_room()
+        self._sample_fn = self.sample
         if self._model is None:
             self._setup = setup_potential(self._potential_fn, init_params, self._forward_mode)  # type: ignore[arg-type]
         else:
@@ -209,11 +218,10 @@ class OneStep(MCMCKernel):
         """
         args, kwargs = model_args, model_kwargs or {}
         single = is_prng_key(rng_key)
-        key_setup, key_base, key_train = random.split(rng_key if single else rng_key[0], 3)
+        key_setup, key_base, key_train, *_ = split(rng_key if single else rng_key[0])
         if not single and init_params is not None:
             init_params = jax.tree.map(lambda leaf: leaf[0], init_params)
         setup = self.look(key_setup, init_params, args, kwargs, fill_idle=False)  # other arguments may follow
-        self._sample_fn = self.sample
         trained, base = None, None
         if num_warmup > 0:
             target = setup.target(args, kwargs)

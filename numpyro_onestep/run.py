@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array, random
 from numpyro.infer import MCMC
 
+from numpyro_onestep.compilation import split
 from numpyro_onestep.draws.proposal import propose
 from numpyro_onestep.draws.weights import log_mean_weight
 from numpyro_onestep.flow.density import Flow
@@ -109,7 +110,7 @@ def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS, au
     run = run_of(mcmc, "evidence()")
     kernel, flows = run.kernel, run.flows()
     share = -(-num_proposals // len(flows))
-    *keys, key_audit = random.split(rng_key, len(flows) + 1)
+    *keys, key_audit = split(rng_key)[:2] if len(flows) == 1 else random.split(rng_key, len(flows) + 1)
     replicates = [propose(f, key, share, kernel.num_steps, True) for f, key in zip(flows, keys, strict=True)]
     if audited is None and kernel.coverage_audit:
         log_z = [log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates]

@@ -11,6 +11,7 @@ from jax import Array, random
 from numpyro.infer import MCMC
 from numpyro.util import is_prng_key
 
+from numpyro_onestep.compilation import split
 from numpyro_onestep.draws.chains import collect
 from numpyro_onestep.draws.proposal import pool
 from numpyro_onestep.flow.steps import check_num_steps
@@ -230,7 +231,7 @@ class OneStepSampler(MCMC):
         self._args, self._kwargs = owned((args, kwargs), (self._args, self._kwargs))
         self._evidence = self._states = self._states_flat = None
         single = rng_key if is_prng_key(rng_key) else rng_key[0]
-        key_train, key_draw, self._evidence_key = random.split(single, 3)
+        key_train, key_draw, self._evidence_key, *_ = split(single)
         return key_train, key_draw
 
     def _look(self, rng_key: Array, init_params: Any, state: Any = None) -> ModelSetup:
@@ -251,7 +252,7 @@ class OneStepSampler(MCMC):
         """Find the base, train and audit."""
         earlier: Any = self._warmup_state if self._last_state is None else self._last_state
         before = earlier if warm_start and trained_flows(earlier) else None  # without any it raises
-        kernel, setup = self.sampler, self._look(random.split(rng_key, 3)[0], init_params)
+        kernel, setup = self.sampler, self._look(split(rng_key)[0], init_params)
         done = warmup(
             rng_key,
             setup.target(self._args, self._kwargs),
@@ -284,7 +285,7 @@ class OneStepSampler(MCMC):
         """Fill the chains with corrected draws and leave a state from which `run` can go on."""
         setup: Any = self.setup
         kernel, shape = self.sampler, (self.num_chains, self.num_samples)
-        key_propose, key_correct, key_state = random.split(rng_key, 3)
+        key_propose, key_correct, key_state, *_ = split(rng_key)
         many = shape[0] * shape[1] * (2 if kernel.correction == "resample" else 1)
         flows = flows_of(state, setup.target(self._args, self._kwargs))
         proposals = pool(flows, key_propose, many, kernel.num_steps)

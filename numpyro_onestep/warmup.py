@@ -11,7 +11,7 @@ from numpyro_onestep.base import search
 from numpyro_onestep.base.conditional_scale import influence
 from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.problem import Problem
-from numpyro_onestep.compilation import full_precision
+from numpyro_onestep.compilation import full_precision, split
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import Target
@@ -76,7 +76,7 @@ def warmup(
             "num_warmup=0 leaves the flow untrained: use num_warmup ≥ 1 (1000 gives the full quality), or set "
             "`post_warmup_state` to the `last_state` of an earlier run."
         )
-    _, key_base, key_first, key_audit, key_extend, key_train, key_again = random.split(rng_key, 7)
+    _, key_base, key_first, key_audit, key_extend, key_train, key_again, _ = split(rng_key)
     base: Base = search.search(target, init_scale, key_base, center)
     networks = None
     if before is not None:

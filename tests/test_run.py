@@ -10,6 +10,7 @@ from models import TINY, skewed
 from numpyro.infer import MCMC
 
 from numpyro_onestep import FlowDistribution, OneStep, OneStepSampler, compare, compilation, evidence
+from numpyro_onestep import sampler as sampler_
 
 COUNTS = {"num_warmup": 20, "num_samples": 50, "progress_bar": False}
 KNOWN = {"shift": 0.0}
@@ -103,7 +104,7 @@ def test_a_run_that_fails_leaves_the_one_before(monkeypatch):
     sampler = OneStepSampler(OneStep(normal, **TINY), **COUNTS)
     sampler.run(random.key(0), data, extra_fields=("z",))
     draws = sampler.get_samples()["x"]
-    monkeypatch.setattr(OneStep, "start", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(sampler_, "warmup", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         sampler.run(random.key(1), 3.0)
     monkeypatch.undo()

@@ -16,6 +16,7 @@ from jax.scipy.special import gammaln, logsumexp
 from numpyro_onestep.base import conditional_scale, mixture_vi
 from numpyro_onestep.base.conditional_scale import Whitening
 from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.compilation import jit_once
 
 __all__ = [
     "Base",
@@ -70,19 +71,19 @@ def sample(base: Base, rng_key: Array, num_draws: int, inflate: float | Array = 
     return mixture_vi.sample(base.mixture, rng_key, num_draws, inflate)
 
 
-def log_prob(base: Base, u: Array) -> Array:
-    """Log p0(u) of one point, every constant included."""
-    light, heavy = parts(base, u)
+def log_prob(base: Base, u: Array, inflate: float = 1.0) -> Array:
+    """Log p0(u) of one point, every constant included; with `inflate` that of the stretched draws of `sample`."""
+    light, heavy = parts(base, u, inflate)
     share = base.heavy_share
     return jnp.logaddexp(jnp.log1p(-share) + light, jnp.log(share) + heavy)
 
 
-def parts(base: Base, u: Array) -> tuple[Array, Array]:
+def parts(base: Base, u: Array, inflate: float = 1.0) -> tuple[Array, Array]:
     """Log densities of p0's two parts at one point: Gaussian components, and the same with Student-t directions."""
     alone = base.mixture.means.shape[0] == 1
     white, log_scale = (u[None], jnp.zeros(1, u.dtype)) if alone else mixture_vi.standardize(base.mixture, u)
-    half = 0.5 * jnp.sum(white**2, axis=1)
-    log_scale = log_scale - 0.5 * base.dim * jnp.log(2 * jnp.pi)
+    half = 0.5 * jnp.sum((white / inflate) ** 2, axis=1)
+    log_scale = log_scale - base.dim * (0.5 * jnp.log(2 * jnp.pi) + jnp.log(inflate))
     heavy = gammaln(1 + base.dim / 2) - (1 + base.dim / 2) * jnp.log1p(half)
     return logsumexp(log_scale - half), logsumexp(log_scale + heavy)
 
@@ -116,6 +117,7 @@ def pad(base: Base, sizes: tuple[int, ...] = (9, 64)) -> Base:
     return base._replace(mixture=jax.tree.map(lambda *leaves: jnp.concatenate(leaves), base.mixture, more))
 
 
+@jit_once
 def whiten(q: Mixture, annealed: bool | Array = False, rotation: Array | None = None) -> Base:
     """The base with the density `q` on rotationᵀz, in coordinates in which it has mean zero and unit covariance."""
     weights = jnp.exp(q.log_weights)
@@ -128,4 +130,4 @@ def whiten(q: Mixture, annealed: bool | Array = False, rotation: Array | None = 
     whitening = conditional_scale.affine(shift, tril)
     rotation = jnp.eye(len(shift), dtype=shift.dtype) if rotation is None else rotation
     mixture = Mixture(q.log_weights, means, trils)
-    return Base(mixture, whitening, jnp.array(annealed), rotation, heavy_share=jnp.zeros((), shift.dtype))
+    return Base(mixture, whitening, jnp.asarray(annealed), rotation, heavy_share=jnp.zeros((), shift.dtype))

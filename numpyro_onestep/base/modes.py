@@ -17,6 +17,7 @@ from numpyro_onestep.model.target import LARGE_DIM, LogDensity
 __all__ = [
     "FEW_MODES",
     "MAX_MODES",
+    "MORE_STARTS",
     "NUM_STARTS",
     "Modes",
     "climb",
@@ -26,7 +27,8 @@ __all__ = [
     "select",
 ]
 
-NUM_STARTS = 512
+NUM_STARTS = 128  # at a time
+MORE_STARTS = 3  # times as many where there is more than one mode
 MAX_MODES = 64
 FEW_MODES = 8
 

@@ -8,22 +8,24 @@ where the target's call for them. Above `LARGE_DIM`, where no Hessian tells mode
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
 from jax.core import Tracer
 
 from numpyro_onestep.base import conditional_scale, mixture_vi, modes
 from numpyro_onestep.base.distribution import Base, whiten
 from numpyro_onestep.base.mixture_vi import Mixture, num_candidates
-from numpyro_onestep.base.modes import FEW_MODES, MAX_MODES, NUM_STARTS, Modes
+from numpyro_onestep.base.modes import FEW_MODES, MAX_MODES, MORE_STARTS, NUM_STARTS, Modes
 from numpyro_onestep.base.problem import log_affinity
-from numpyro_onestep.base.tails import cap, fit_tails
-from numpyro_onestep.compilation import jit_once
+from numpyro_onestep.base.tails import fit_tails
+from numpyro_onestep.compilation import jit_once, split
 from numpyro_onestep.model.target import LARGE_DIM, Target
 
 __all__ = ["extend", "search"]
 
 _MIN_INFLUENCE = 0.3  # of a coordinate on the log scales of others; hyperparameters have .4 to 4, regressions below .2
 _NUM_HESSIANS = 64
+_GOOD_SHARE = 0.85  # of effective draws of the base, above which conditional scales are not tried
 
 
 def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> Base:
@@ -36,34 +38,48 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> 
     Raises (outside of transformations):
         ValueError: if the density is finite at none of the starts.
     """
-    key_ascend, key_one, key_many, key_scales, key_tails = random.split(rng_key, 5)
+    key_ascend, key_one, key_many, key_scales, key_tails, *_ = split(rng_key)
     key_axes = random.fold_in(key_one, 1)
-    spreads = jnp.full((NUM_STARTS, len(center)), init_scale, center.dtype)
+    spreads = np.full((NUM_STARTS, len(center)), init_scale, center.dtype)
+    radius = 0.1 * center.shape[0] ** 0.5
     starts = modes.disperse(key_ascend, center, spreads)
     ends, log_density = modes.climb(target, starts, spreads)
-    picked, num_distinct = modes.select(ends, log_density, 0.1 * center.shape[0] ** 0.5, MAX_MODES)
+    picked, num_distinct = modes.select(ends, log_density, radius, MAX_MODES)
     if isinstance(num_distinct, Tracer):
         found = modes.polish(target, ends[picked[:FEW_MODES]])
         return _search_traced(target, init_scale, key_one, key_many, found, starts)
-    if int(num_distinct) == 0:
-        raise ValueError(
-            f"The log density is not finite at any of {NUM_STARTS} starting points (spread init_scale={init_scale}"
-            " around the initial point). Check the model or potential for nan, or set `init_strategy`/`init_params`"
-            " to a valid point and a smaller `init_scale`."
+    ends, log_density, found = np.asarray(ends), np.asarray(log_density), None
+    if int(num_distinct) > 0:
+        found = modes.polish(target, ends[np.asarray(picked)[:FEW_MODES]])
+    if found is None or np.sum(found.valid) > 1:  # more modes than one, or none seen yet: look at many more starts
+        further = [starts, *(modes.disperse(key, center, spreads) for key in split(key_many)[:MORE_STARTS])]
+        climbed = [(ends, log_density), *(modes.climb(target, more, spreads) for more in further[1:])]
+        ends, log_density = (
+            np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*climbed, strict=True)
         )
-    found = modes.polish(target, ends[picked[: modes.num_polished(int(num_distinct), center.shape[0])]])
-    num_modes = int(jnp.sum(found.valid))
+        picked, num_distinct = modes.select(ends, log_density, radius, MAX_MODES)
+        if int(num_distinct) == 0:
+            raise ValueError(
+                f"The log density is not finite at any of {len(ends)} starting points (spread init_scale={init_scale}"
+                " around the initial point). Check the model or potential for nan, or set `init_strategy`/`init_params`"
+                " to a valid point and a smaller `init_scale`."
+            )
+        num_polished = modes.num_polished(int(num_distinct), center.shape[0])
+        found = modes.polish(target, ends[np.asarray(picked)[:num_polished]])
+    num_modes = int(np.sum(found.valid))
     # the starts ended in more places than are looked at, and most of those are modes: there are many more
-    if int(num_distinct) == MAX_MODES and int(jnp.sum(found.distinct)) > MAX_MODES // 2:
+    if int(num_distinct) == MAX_MODES and int(np.sum(found.distinct)) > MAX_MODES // 2:
         axes = _common_axes(target, key_axes, starts[:_NUM_HESSIANS])
         return whiten(_broad(ends @ axes, axes.T @ found.scale_trils), annealed=True, rotation=axes)
     single, single_elbo = _fit_one(target, init_scale, key_one, found, starts)
     if num_modes > 1:
-        mixture, mixture_elbo = _refine(target, key_many, _at_modes(found, jnp.flatnonzero(found.valid)))
+        mixture, mixture_elbo = _refine(target, key_many, _at_modes(found, np.flatnonzero(found.valid)))
         if mixture_elbo > single_elbo:
-            return cap(fit_tails(target, key_tails, whiten(mixture)))
-    base = fit_tails(target, key_tails, whiten(single))
-    return cap(base if center.shape[0] > LARGE_DIM else _fit_scales(target, key_scales, base))
+            return fit_tails(target, key_tails, whiten(mixture))[0]
+    base, share = fit_tails(target, key_tails, whiten(single))
+    if share > _GOOD_SHARE or center.shape[0] > LARGE_DIM:
+        return base
+    return _fit_scales(target, key_scales, base)
 
 
 def extend(target: Target, rng_key: Array, base: Base, regions: Mixture) -> Base:
@@ -76,9 +92,9 @@ def extend(target: Target, rng_key: Array, base: Base, regions: Mixture) -> Base
     q = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), held, regions)
     # every component gets its chance: weights follow the mass within the fit
     q = q._replace(log_weights=jnp.full_like(q.log_weights, -jnp.log(len(q.log_weights))))
-    key_refine, key_tails = random.split(rng_key)
+    key_refine, key_tails, *_ = split(rng_key)
     refined = whiten(_refine(target, key_refine, q)[0])
-    return cap(fit_tails(target, key_tails, refined))
+    return fit_tails(target, key_tails, refined)[0]
 
 
 @jit_once
@@ -94,7 +110,7 @@ def _fit_one(target: Target, init_scale: float, rng_key: Array, found: Modes, st
     The raw starts matter where modes mislead: in a funnel or a centered hierarchical model the density has a pole or a
     needle far from the mass.
     """
-    key_fit, key_elbo, key_refine = random.split(rng_key, 3)
+    key_fit, key_elbo, key_refine, *_ = split(rng_key)
     fitted, elbos = mixture_vi.fit_each(target, key_fit, key_elbo, _candidates(init_scale, found, starts))
     return _refine_best(target, key_refine, fitted, elbos)
 

@@ -6,11 +6,11 @@ from jax import Array, lax
 from jax.scipy.special import logsumexp
 
 from numpyro_onestep.base.distribution import Base, log_prob, parts, sample
-from numpyro_onestep.base.problem import WhitenedTarget
+from numpyro_onestep.base.problem import WhitenedTarget, effective_share
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.model.target import Target
 
-__all__ = ["cap", "fit_tails"]
+__all__ = ["fit_tails"]
 
 _MIN_HEAVY_SHARE = 0.1
 _MAX_HEAVY_SHARE = 0.3
@@ -18,12 +18,15 @@ _NUM_TAIL_DRAWS = 4096
 
 
 @jit_once
-def fit_tails(target: Target, rng_key: Array, base: Base) -> Base:
+def fit_tails(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array]:
     """Give p0 the Student-t share with which the weights' second moment is smallest; none if that is below a tenth.
 
     Estimated from draws that are half Student-t, which reach the tails. The problem is convex in the share (He and Owen
     2014); each update minimises a bound that touches it, a_k ← a_k √g_k up to a factor, with −g the gradient. A bent
     target calls for such a share as well, but loses by it in the ELBO, where the far draws miss it.
+
+    Returns:
+        The base, and the share of effective draws of it, less two standard errors.
     """
     half = base._replace(heavy_share=jnp.full_like(base.heavy_share, 0.5))
     u = sample(half, rng_key, _NUM_TAIL_DRAWS)
@@ -46,9 +49,9 @@ def fit_tails(target: Target, rng_key: Array, base: Base) -> Base:
         return jnp.sum(jnp.where(ratio > 0, ratio * (value - log_p), 0.0)) / jnp.sum(ratio)
 
     keep = (shares[1] > _MIN_HEAVY_SHARE) & (elbo(heavy) > elbo(base))
-    return base._replace(heavy_share=jnp.where(keep, heavy.heavy_share, 0.0))
+    fitted = base._replace(heavy_share=jnp.where(keep, jnp.minimum(heavy.heavy_share, _MAX_HEAVY_SHARE), 0.0))
+    log_p, log_half = (jax.vmap(lambda u, b=b: log_prob(b, u))(u) for b in (fitted, half))
+    share, error = effective_share(value - log_p, log_p - log_half)
+    return fitted, share * (1 - 2 * error)
 
 
-def cap(base: Base) -> Base:
-    """The base with no more than so large a Student-t share as wastes no third of the draws."""
-    return base._replace(heavy_share=jnp.minimum(base.heavy_share, _MAX_HEAVY_SHARE))

@@ -1,14 +1,15 @@
 """Fresh draws of trained flows with their importance weights."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, random
+from jax import Array, lax, random
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.compilation import jit
+from numpyro_onestep.compilation import jit, jit_once, split
 from numpyro_onestep.flow import density, steps
 from numpyro_onestep.flow.density import Flow
 
@@ -26,38 +27,61 @@ class Proposals(NamedTuple):
     folded: Array
 
 
-def propose_once(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, check_folds: bool = False) -> Proposals:
-    """Draw from the flow, all at once.
-
-    With `check_folds` every draw is also carried back through the inverse; a draw is folded where a Jacobian is not
-    positive definite or the way back misses the base draw by more than 1e-3 (in units of the base).
-    """
+def propose_once(trained: Flow, rng_key: Array, num_draws: int, num_steps: int) -> Proposals:
+    """Draw from the flow, all at once."""
     network, problem = trained
     x0 = base_.sample(problem.base, rng_key, num_draws)
     y, log_w = density.log_weights(network, problem, x0, num_steps)
     energy = jax.vmap(lambda u: base_.whitening_log_det(problem.base, u) - problem.target.value(u))(y)
-    folded = jnp.isnan(log_w)
-    if check_folds:
-        blocks = steps.blocks_of(network, num_steps)
-        back = jax.vmap(lambda y: steps.inverse(blocks, y))(y)
-        # relative far out, where a Student-t base has draws as well
-        folded |= ~(jnp.max(jnp.abs(back - x0), axis=1) < 1e-3 * jnp.maximum(1.0, 0.1 * jnp.max(jnp.abs(x0), axis=1)))
-    return Proposals(jax.vmap(lambda u: base_.unwhiten(problem.base, u))(y), log_w, energy, folded)
-
-
-_propose_once = jit(propose_once, static_argnames=("num_draws", "num_steps", "check_folds"))
+    return Proposals(jax.vmap(lambda u: base_.unwhiten(problem.base, u))(y), log_w, energy, jnp.isnan(log_w))
 
 
 def propose(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, check_folds: bool = False) -> Proposals:
-    """The same in chunks of fixed size, so that any number compiles once."""
-    num_chunks = -(-num_draws // _CHUNK)
+    """The same in chunks of fixed size, one after the other, to bound the memory.
+
+    With `check_folds` every draw is also carried back through the inverse; a draw is folded where a Jacobian is not
+    positive definite or the way back misses the base draw by more than 1e-3 (in units of the base).
+    """
     size = min(_CHUNK, num_draws)
-    chunks = [_propose_once(trained, key, size, num_steps, check_folds) for key in random.split(rng_key, num_chunks)]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num_draws], *chunks)
+    num_chunks = -(-num_draws // size)
+    drawn = _propose(trained, rng_key, num_chunks, size, num_steps)
+    if check_folds:
+        drawn = drawn._replace(folded=_folded(trained, rng_key, num_chunks, size, num_steps))
+    return drawn if num_chunks * size == num_draws else first(drawn, num_draws)
+
+
+@partial(jit, static_argnames=("num_chunks", "size", "num_steps"))
+def _propose(trained: Flow, rng_key: Array, num_chunks: int, size: int, num_steps: int) -> Proposals:
+    chunk = lambda key: propose_once(trained, key, size, num_steps)  # noqa: E731
+    chunks = lax.map(chunk, random.split(rng_key, num_chunks))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), chunks)
+
+
+@partial(jit, static_argnames=("num_chunks", "size", "num_steps"))
+def _folded(trained: Flow, rng_key: Array, num_chunks: int, size: int, num_steps: int) -> Array:
+    """Which of the draws of `_propose` fold: the same base draws, there and back."""
+    blocks = steps.blocks_of(trained.network, num_steps)
+
+    def one(x0: Array) -> Array:
+        y, log_det = steps.forward_and_log_det(blocks, x0)
+        # relative far out, where a Student-t base has draws as well
+        allowed = 1e-3 * jnp.maximum(1.0, 0.1 * jnp.max(jnp.abs(x0)))
+        return jnp.isnan(log_det) | ~(jnp.max(jnp.abs(steps.inverse(blocks, y) - x0)) < allowed)
+
+    chunk = lambda key: jax.vmap(one)(base_.sample(trained.problem.base, key, size))  # noqa: E731
+    return lax.map(chunk, random.split(rng_key, num_chunks)).ravel()
+
+
+@partial(jit_once, static_argnames=("num_draws",))
+def first(proposals: Proposals, num_draws: int) -> Proposals:
+    """The first of them."""
+    return jax.tree.map(lambda leaf: leaf[:num_draws], proposals)
 
 
 def pool(flows: Sequence[Flow], rng_key: Array, num_draws: int, num_steps: int) -> Proposals:
     """As many draws of each flow, in turn; every one has the weight of its own flow, so together they are exact too."""
+    if len(flows) == 1:
+        return propose(flows[0], split(rng_key)[0], num_draws, num_steps)
     share = -(-num_draws // len(flows))
     parts = [propose(f, k, share, num_steps) for f, k in zip(flows, random.split(rng_key, len(flows)), strict=True)]
     return jax.tree.map(lambda *ls: jnp.stack(ls, axis=1).reshape(-1, *ls[0].shape[1:])[:num_draws], *parts)

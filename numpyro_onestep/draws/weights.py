@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from jax.scipy.special import logsumexp
 
 __all__ = [
     "effective_sample_size",
@@ -16,12 +15,14 @@ __all__ = [
 ]
 
 
-def effective_sample_size(log_weights: Array) -> Array:
+def effective_sample_size(log_weights: np.ndarray) -> float:
     """(Σw)² / Σw², a count between 1 and N (Kong 1992); 0 where no weight is positive."""
-    finite = jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
-    finite = finite - jnp.max(finite)  # or large log weights cost digits
-    ess = jnp.exp(2 * logsumexp(finite) - logsumexp(2 * finite))
-    return jnp.where(jnp.isfinite(ess), ess, 0.0)
+    log_w = _nan_as_zero_weight(log_weights)
+    top = log_w.max(initial=-np.inf)
+    if not np.isfinite(top):
+        return 0.0
+    w = np.exp(log_w - top)
+    return float(w.sum() ** 2 / np.sum(w**2))
 
 
 def log_mean_weight(log_weights: np.ndarray) -> tuple[float, float]:

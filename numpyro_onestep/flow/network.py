@@ -18,6 +18,7 @@ _NUM_BUMPS = 8
 # Mean slopes at initialisation: linear .45, bumps .23, ridges .32; together 1, so that a block starts near the
 # identity with room to contract (a positive definite Jacobian cannot go below its linear part).
 _LINEAR_SLOPE, _BUMP_HEIGHT, _RIDGE_SLOPE = 0.45, 0.1, 0.32
+_FEW_RIDGES = 0.01  # their coefficients where they are fewer than the dimensions
 
 
 def _inverse_softplus(y: float) -> float:
@@ -48,12 +49,15 @@ class StepNetwork(nnx.Module):
         rngs = nnx.Rngs(rng_key)
         per_dim, per_bump = (num_blocks, dim), (num_blocks, dim, _NUM_BUMPS)
         tiny = _inverse_softplus(1e-12)
-        ridge = tiny if identity else _inverse_softplus(_RIDGE_SLOPE * dim / (0.5 * width))
+        # fewer ridges than dimensions cannot make up for a slope that is missing everywhere
+        few = width < dim
+        ridge = tiny if identity else _inverse_softplus(_FEW_RIDGES if few else _RIDGE_SLOPE * dim / (0.5 * width))
+        slope = _LINEAR_SLOPE + _RIDGE_SLOPE if few else _LINEAR_SLOPE
         bump = tiny if identity else _inverse_softplus(_BUMP_HEIGHT)
         self.directions = nnx.Param(rngs.normal((num_blocks, width, dim)) / math.sqrt(dim))
         centers = jnp.broadcast_to(jnp.linspace(-3.0, 3.0, _NUM_BUMPS), per_bump)
         groups = {
-            "log_scale": jnp.full(per_dim, 0.0 if identity else math.log(_LINEAR_SLOPE)),
+            "log_scale": jnp.full(per_dim, 0.0 if identity else math.log(slope)),
             "shift": jnp.zeros(per_dim),
             "offsets": rngs.normal((num_blocks, width)),
             "ridge": jnp.full((num_blocks, width), ridge),

@@ -6,6 +6,7 @@ among its arguments, is static and compared by value. The second run on new data
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-__all__ = ["ModelFunction", "Same", "bind", "fingerprint", "owned", "plain"]
+__all__ = ["ModelFunction", "Same", "bind", "fingerprint", "owned", "plain", "trace", "work"]
 
 _BLUR = 1e-5  # of an array's spread: what rounding to float32 may cost before the array stays a constant
 _MAX_INTEGER = 1000  # beyond it the cube of an integer overflows 32 bits
@@ -48,7 +49,7 @@ class ModelFunction:
 
 @lru_cache(maxsize=64)
 def _traced_once(code: _Code) -> Callable[[tuple[Array, ...], Array], Any]:
-    """The function as a program within programs: a model is traced and lowered once, not in each of those that use it."""
+    """The function as a program within programs: a model is traced once, not anew in each program that uses it."""
     return jax.jit(code.function)
 
 
@@ -136,18 +137,49 @@ def _owned_leaf(leaf: Any, before: Any) -> Any:
     return before if known and leaf.tobytes() == before.tobytes() else leaf.copy()
 
 
-def fingerprint(function: ModelFunction, x: Array) -> Hashable:
-    """What a function computes, constants that it closes over included: a digest of its trace.
-
-    A model may read a global variable that has changed since it was compiled; its fingerprint then differs. Where the
-    trace cannot tell (host callbacks, values of a transformation around it) each fingerprint is unique.
+def trace(function: ModelFunction, x: Array) -> ClosedJaxpr:
+    """The function as JAX sees it, traced anew with abstract arrays.
 
     Raises:
         Exception: whatever the model raises where it must see values that are abstract here.
     """
     no_devices = jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))  # those of `pmap` show in a trace
     with no_devices:
-        closed = jax.make_jaxpr(function.code.function)(*jax.tree.map(_shape_of, (function.arrays, x)))
+        return jax.make_jaxpr(function.code.function)(*jax.tree.map(_shape_of, (function.arrays, x)))
+
+
+def work(closed: ClosedJaxpr) -> int:
+    """About how many numbers one evaluation computes; of matrix products also those that they read."""
+    return _work(closed.jaxpr)
+
+
+def _work(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = [part for value in equation.params.values() for part in _parts(value)]
+        if inner:
+            total += equation.params.get("length", 1) * sum(map(_work, inner))
+            continue
+        read = equation.invars if equation.primitive.name == "dot_general" else []
+        total += sum(math.prod(getattr(var.aval, "shape", ())) for var in (*equation.outvars, *read))
+    return total
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """The traced functions among the parameters of an equation."""
+    if isinstance(value, ClosedJaxpr | Jaxpr):
+        yield getattr(value, "jaxpr", value)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _parts(item)
+
+
+def fingerprint(closed: ClosedJaxpr) -> Hashable:
+    """What a function computes, constants that it closes over included: a digest of its trace.
+
+    A model may read a global variable that has changed since it was compiled; its fingerprint then differs. Where the
+    trace cannot tell (host callbacks, values of a transformation around it) each fingerprint is unique.
+    """
     text, consts = re.sub(r" at 0x[0-9a-f]+", "", str(closed)), list(_consts(closed))
     hidden = getattr(jax.config, "jax_use_simplified_jaxpr_constants", False)  # constants are not in the trace then
     if hidden or "callback" in text or any(isinstance(const, Tracer) for const in consts):

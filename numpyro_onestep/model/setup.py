@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr
 from jax.scipy.stats import norm
 
 from numpyro_onestep.compilation import full_precision
-from numpyro_onestep.model.function import ModelFunction, Same, bind, fingerprint
+from numpyro_onestep.model.function import ModelFunction, Same, bind, fingerprint, trace, work
 from numpyro_onestep.model.target import Target
 
 __all__ = ["ModelSetup"]
@@ -33,6 +34,7 @@ class ModelSetup(NamedTuple):
         traceable: whether the model can do with arguments whose values it cannot see.
         reverse_only: whether it has functions with rules for reverse-mode differentiation alone.
         given: the positional and keyword arguments of the look; None where they were those of a transformation.
+        work: about how many numbers one evaluation of the density computes.
         forward_mode: whether to differentiate by forward mode, for models with `while_loop`.
         idle: coordinates that the density does not depend on, shape (D,): masked entries of latent sites that touch
             nothing, as `obs_mask` makes them. They get a standard normal density of their own, which changes neither
@@ -50,12 +52,13 @@ class ModelSetup(NamedTuple):
     traceable: bool
     reverse_only: bool = False
     given: tuple[tuple, dict[str, Any]] | None = None
+    work: int = 0
     forward_mode: bool = False
     idle: np.ndarray | None = None
 
     def target(self, args: tuple, kwargs: dict[str, Any]) -> Target:
         """Log γ and its derivatives on the flat unconstrained vector, guarded against values that are not finite."""
-        return Target(self.log_density(args, kwargs), self.forward_mode, self.reverse_only)
+        return Target(self.log_density(args, kwargs), self.forward_mode, self.reverse_only, self.work)
 
     def log_density(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
         """Log γ on the flat unconstrained vector."""
@@ -77,16 +80,17 @@ class ModelSetup(NamedTuple):
         """The same, with `traceable` found out and `identity` completed by tracing with abstract arrays."""
         tried = self._replace(traceable=True)
         try:
-            fingerprints = tried._fingerprints(args, kwargs)
+            traces = tried._traces(args, kwargs)
         except Exception:  # whatever a model raises where it must see values
             tried = self._replace(traceable=False)
             try:
-                fingerprints = tried._fingerprints(args, kwargs)
+                traces = tried._traces(args, kwargs)
             except Exception:  # it will say so where it is run
                 return tried._replace(identity=Same(object()))
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs)))
         return tried._replace(
-            identity=(self.identity, fingerprints),
+            identity=(self.identity, tuple(map(fingerprint, traces))),
+            work=work(traces[0]),
             reverse_only=_is_reverse_only(tried.log_density(args, kwargs), self.center),
             given=None if traced else (args, kwargs),
         )
@@ -100,7 +104,7 @@ class ModelSetup(NamedTuple):
         if isinstance(self.identity, Same) or self.given is None:  # it could not be told then either
             return
         bare, then = self.identity  # type: ignore[misc]
-        now = self._replace(identity=bare)._fingerprints(*self.given)
+        now = map(fingerprint, self._replace(identity=bare)._traces(*self.given))
         if any(a != b for a, b in zip(then, now, strict=True) if Same not in (type(a), type(b))):
             raise RuntimeError(
                 "The model does something else now than in its last run: a variable that it reads, a handler around "
@@ -109,9 +113,10 @@ class ModelSetup(NamedTuple):
             )
 
     @full_precision
-    def _fingerprints(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Hashable, ...]:
-        functions = self.log_density(args, kwargs), self.constrain(args, kwargs)
-        return tuple(fingerprint(function, self.center) for function in functions)
+    def _traces(self, args: tuple, kwargs: dict[str, Any]) -> tuple[ClosedJaxpr, ClosedJaxpr]:
+        """Of the log density and of the map to constrained values."""
+        density, constrain = self.log_density(args, kwargs), self.constrain(args, kwargs)
+        return trace(density, self.center), trace(constrain, self.center)
 
 
 def _is_reverse_only(log_density: ModelFunction, center: Array) -> bool:

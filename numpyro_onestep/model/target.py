@@ -43,6 +43,7 @@ class Target:
     log_density: ModelFunction
     forward_mode: bool = field(default=False, metadata={"static": True})
     reverse_only: bool = field(default=False, metadata={"static": True})
+    work: int = field(default=0, metadata={"static": True})  # about how many numbers one evaluation computes
 
     def value(self, x: Array) -> Array:
         """Log γ(x)."""

@@ -4,67 +4,72 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax, random
+from jax import Array, random
 from jax.scipy.special import logsumexp
 
-from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.problem import Problem
-from numpyro_onestep.draws.weights import effective_sample_size
+from numpyro_onestep.base.problem import Problem, effective_share, held_out
 from numpyro_onestep.flow.density import log_weights
 from numpyro_onestep.training.plan import Plan, Stage
 from numpyro_onestep.training.state import TrainState
 
-__all__ = ["SEEN", "describe", "evaluate", "held_out_weights", "judge"]
+__all__ = ["SEEN", "STOPS", "describe", "evaluate", "judge"]
 
 SEEN = ("elbo", "ess_fraction", "fold_fraction")  # of the last evaluation
-_CHUNK = 512  # held-out draws weighed at once
+GOES_ON, CONSTANT, ENOUGH, NO_GAIN = range(4)
+STOPS = ("all iterations done", "weights constant", "enough effective draws", "more training no longer pays")
+_GAIN = 0.1  # share of the ELBO's gap that a round must take away for the next one to pay
 _DEPTH = 10.0  # nats below the mean weight at which a held-out weight no longer counts for less
-
-
-def held_out_weights(state: TrainState, problem: Problem, plan: Plan, weigh: Callable[[Array], Array]) -> Array:
-    """Log weights of base draws that training never sees, and after them of as many stretched ones, into the tails.
-
-    In chunks, one after the other, to bound the memory.
-    """
-    num_chunks = plan.num_held_out // _CHUNK
-    keys = random.split(random.fold_in(state.rng_key, 2**31 - 1), 2 * num_chunks)
-    inflate = jnp.repeat(jnp.array([1.0, 1 + problem.base.dim**-0.5]), num_chunks)
-    chunk = lambda inputs: weigh(base_.sample(problem.base, inputs[0], _CHUNK, inputs[1]))  # noqa: E731
-    return lax.map(chunk, (keys, inflate)).ravel()
 
 
 def evaluate(state: TrainState, problem: Problem, plan: Plan, stage: Stage, counts: Array | bool) -> TrainState:
     """Judge the averaged network on held-out draws; finer budgets have their own turn even if a coarse one fits."""
     weigh = lambda x0: log_weights(state.average, problem, x0, stage.num_steps)[1]  # noqa: E731
-    log_w = held_out_weights(state, problem, plan, weigh)
-    judged = judge(state, log_w, plan.num_held_out, jnp.asarray(counts))
+    judged = judge(state, problem, plan, weigh, jnp.asarray(counts))
     return judged if stage is plan.stages[0] else judged._replace(done=state.done)
 
 
-def judge(state: TrainState, log_w: Array, num_held_out: int, counts: Array) -> TrainState:
+def judge(
+    state: TrainState, problem: Problem, plan: Plan, weigh: Callable[[Array], Array], counts: Array
+) -> TrainState:
     """Record what the averaged network's log weights tell; keep it if it `counts` and is the best so far.
 
-    The best has the highest ELBO less one standard error, since the highest of many noisy ones is a lucky one; a draw
-    that ends where the target has no density costs it 10 nats, not everything. Training is done only where the weights
-    are constant in the tails too: few of the plain draws lie there.
+    The weights are those of draws that training never sees. The best has the highest ELBO less one standard error,
+    since the highest of many noisy ones is a lucky one; a draw that ends where the target has no density costs it 10
+    nats, not everything.
+
+    Training is done where the weights are constant, in the tails too. Where it goes in rounds it is also done when the
+    share of effective draws, less two standard errors, reaches the target, or when the last round took away less than a
+    tenth of what separates the ELBO from log Z: the next one would cost twice as much.
     """
+    key = random.fold_in(state.rng_key, 2**31 - 1)
+    log_w, log_ratios = held_out(key, problem.base, weigh, plan.num_held_out)
     constant = jnp.std(log_w) < 0.01
-    log_w = log_w[:num_held_out]
+    share, error = effective_share(log_w, log_ratios)
+    log_w = log_w[: plan.num_held_out]
     folded = jnp.isnan(log_w)
     elbo = jnp.mean(jnp.where(folded, -jnp.inf, log_w))
-    log_mean = logsumexp(jnp.where(folded, -jnp.inf, log_w)) - jnp.log(num_held_out)
+    log_mean = logsumexp(jnp.where(folded, -jnp.inf, log_w)) - jnp.log(plan.num_held_out)
     bounded = jnp.where(folded, -jnp.inf, jnp.maximum(log_w, log_mean - _DEPTH))
-    lower = jnp.mean(bounded) - jnp.std(bounded) / num_held_out**0.5
+    lower = jnp.mean(bounded) - jnp.std(bounded) / plan.num_held_out**0.5
     better = counts & (lower > state.best_elbo)
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.average, state.best)
+    stop = jnp.where(constant, CONSTANT, GOES_ON)
+    if plan.in_rounds:
+        enough = (share * (1 - 2 * error) >= plan.target_ess) & better
+        stop = jnp.where(enough & ~constant, ENOUGH, stop)
+        gap, before = log_mean - elbo, log_mean - state.elbo
+        pays = (gap < (1 - _GAIN) * before) | (state.iteration < plan.num_iterations_at_least)
+        stop = jnp.where((stop == GOES_ON) & ~pays, NO_GAIN, stop)
+    stop = jnp.where(counts, stop, GOES_ON)
     return state._replace(
         best=best,
         best_elbo=jnp.where(better, lower, state.best_elbo),
         best_log_z=jnp.where(better, log_mean, state.best_log_z),
         elbo=elbo,
-        ess_fraction=effective_sample_size(log_w) / len(log_w),
+        ess_fraction=share,
         fold_fraction=jnp.mean(folded),
-        done=state.done | (counts & constant),
+        stop=jnp.where(state.done, state.stop, stop),
+        done=state.done | (stop != GOES_ON),
     )
 
 

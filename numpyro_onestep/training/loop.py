@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.training import optimizer
-from numpyro_onestep.training.evaluation import SEEN, evaluate, held_out_weights, judge
+from numpyro_onestep.training.evaluation import SEEN, evaluate, judge
 from numpyro_onestep.training.plan import Plan, Stage
 from numpyro_onestep.training.state import TrainState
 
@@ -25,7 +26,7 @@ def init(rng_key: Array, problem: Problem, plan: Plan, num_iterations: int) -> T
     """The untrained state of a run of `num_iterations`; `done` already where the base itself fits the target."""
     dim = problem.base.dim
     key_network, rng_key = random.split(rng_key)
-    size = {"num_blocks": plan.num_blocks, "width": plan.width, "num_levels": plan.num_levels}
+    size: dict[str, Any] = {"num_blocks": plan.num_blocks, "width": plan.width, "num_levels": plan.num_levels}
     network = StepNetwork(dim, **size, rng_key=key_network)
     identity = StepNetwork(dim, **size, rng_key=key_network, identity=True)
     zero = jnp.zeros(())
@@ -42,13 +43,12 @@ def init(rng_key: Array, problem: Problem, plan: Plan, num_iterations: int) -> T
         elbo=zero,
         ess_fraction=zero,
         fold_fraction=zero,
+        stop=jnp.array(0),
         done=jnp.array(False),
     )
     # the identity's weights need no flow, and so nothing of it is compiled here
-    log_w = held_out_weights(
-        state, problem, plan, jax.vmap(lambda x: problem.target.value(x) - base_.log_prob(problem.base, x))
-    )
-    state = judge(state, log_w, plan.num_held_out, jnp.array(True))._replace(average=network)
+    weigh = jax.vmap(lambda x: problem.target.value(x) - base_.log_prob(problem.base, x))
+    state = judge(state, problem, plan, weigh, jnp.array(True))._replace(average=network)
     # strong types throughout, so that the second iteration does not compile again
     return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else lax.convert_element_type(leaf, leaf.dtype), state)
 
@@ -111,20 +111,37 @@ def _iterate(state: TrainState, problem: Problem, plan: Plan) -> TrainState:
         rng_key = random.fold_in(state.rng_key, 2**31 - 1 - index) if later else state.rng_key
         longer = -(-3 * stage.steps_per_iteration // 2)  # half of it is spent on the way to the target
         steps = jnp.where(problem.base.annealed & (not later), longer, stage.steps_per_iteration)
-        start, total = (iteration - first) * steps, (last - first) * steps
+        begin, end = first, last
+        if plan.in_rounds:
+            begin, end = plan.round(iteration, last, problem.base.annealed)
+        start, age, total = (iteration - first) * steps, (iteration - begin) * steps, (end - begin) * steps
+        anneal = problem.base.annealed & (not later) & (begin == first)
         if later:
             state = _if(here & (iteration == first), partial(_begin, problem=problem, plan=plan, stage=stage), state)
 
         def body(
-            i: Array, state: TrainState, start=start, total=total, stage=stage, rng_key=rng_key, later=later
+            i: Array,
+            state: TrainState,
+            start=start,
+            age=age,
+            total=total,
+            anneal=anneal,
+            stage=stage,
+            rng_key=rng_key,
+            later=later,
         ) -> TrainState:
-            return optimizer.optimize(state, start + i, (start + i) / total, problem, stage, rng_key, later)
+            progress = (age + i) / total
+            return optimizer.optimize(state, start + i, age + i, progress, anneal, problem, stage, rng_key, later)
 
         state = lax.fori_loop(0, jnp.where(here, steps, 0), body, state)
-        done = (iteration + 1 - first) / (last - first)
-        counts = later | ~problem.base.annealed | (optimizer.annealing(done) == 1.0)
+        done = (iteration + 1 - begin) / (end - begin)
+        counts = ~anneal | (optimizer.annealing(done) == 1.0)
         every = jnp.maximum(1, (last - first) // _NUM_EVALUATIONS)
-        due = ((iteration + 1 - first) % every == 0) | (iteration + 1 == last)
+        due = (
+            (iteration + 1 == end)
+            if plan.in_rounds
+            else ((iteration + 1 - first) % every == 0) | (iteration + 1 == last)
+        )
         look = partial(evaluate, problem=problem, plan=plan, stage=stage, counts=counts)
         state = _if(here & due, look, state)
     return state._replace(iteration=iteration + 1)

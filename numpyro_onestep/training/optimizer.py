@@ -22,10 +22,29 @@ def init(network: StepNetwork) -> optax.OptState:
 
 
 def optimize(
-    state: TrainState, step: Array, progress: Array, problem: Problem, stage: Stage, rng_key: Array, later: bool
+    state: TrainState,
+    step: Array,
+    age: Array,
+    progress: Array,
+    anneal: Array | bool,
+    problem: Problem,
+    stage: Stage,
+    rng_key: Array,
+    later: bool,
 ) -> TrainState:
-    """One optimiser step, number `step` of its stage; skipped where the gradient is not finite."""
-    anneal = problem.base.annealed & (not later)
+    """One optimiser step; skipped where the gradient is not finite.
+
+    Args:
+        state: before the step.
+        step: its number within the stage.
+        age: its number within the round.
+        progress: of the round, in [0, 1].
+        anneal: whether the target is annealed in this round.
+        problem: base and target.
+        stage: objectives and peak learning rate.
+        rng_key: random key of the stage.
+        later: whether only the corrections of finer budgets move.
+    """
     share = jnp.where(anneal, annealing(progress), 1.0)
     keys = random.split(random.fold_in(rng_key, step), len(stage.losses))
 
@@ -45,7 +64,7 @@ def optimize(
     peak = stage.learning_rate * jnp.where(anneal, min(1.0, 2 / problem.base.dim**0.5), 1.0)
     rate = jnp.where(finite, learning_rate(progress, peak), 0.0)
     params = params - rate * jnp.asarray(updates)
-    decay = jnp.where(finite, jnp.minimum(0.998, (1 + step) / (10 + step)), 1.0)
+    decay = jnp.where(finite, jnp.minimum(0.998, (1 + age) / (10 + age)), 1.0)
     average = ravel_pytree(state.average)[0]
     average = average + (1 - decay) * (params - average)  # exact where both are equal
     return state._replace(network=unravel(params), average=unravel(average), optimizer_state=optimizer_state)

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from numpyro_onestep.flow.steps import check_num_steps
-from numpyro_onestep.model.target import LARGE_DIM
 from numpyro_onestep.training.losses import Consistency, Loss, PathGradient
 
 __all__ = ["Plan", "Stage", "default_width", "finer_budgets", "make_plan"]
 
+_WIDE_DIM = 64
 _SMALL_DIM = 16  # up to here more steps and larger batches are cheap
+_FIRST_ROUND = 16  # iterations
+_FIRST_ANNEALED_ROUND = 128
 _REFINEMENT = 0.5  # time spent on a finer budget, relative to the one-step map's
 _REFINEMENT_RATE = 0.01  # peak learning rate of the corrections
 
@@ -49,6 +51,7 @@ class Plan:
         num_blocks: blocks of one step.
         width: ridge directions of each block.
         num_replicates: flows trained at once from the same base.
+        target_ess: share of effective draws that is enough; with 1 training is in one round over all iterations.
         num_held_out: base draws of one evaluation, a multiple of 512.
     """
 
@@ -56,6 +59,7 @@ class Plan:
     num_blocks: int = 3
     width: int = 128
     num_replicates: int = 1
+    target_ess: float = 1.0
     num_held_out: int = 2048
 
     @property
@@ -70,10 +74,39 @@ class Plan:
         first, last = (jnp.ceil(end * num_iterations - 1e-3).astype(int) for end in ends)
         return first, last
 
+    @property
+    def in_rounds(self) -> bool:
+        """Whether training is in rounds of growing length; the refinement of finer budgets needs the best map first."""
+        return self.target_ess < 1 and len(self.stages) == 1
+
+    @property
+    def num_iterations_at_least(self) -> int:
+        """Iterations before training may end for want of gain."""
+        return 7 * _FIRST_ROUND
+
+    def round(self, iteration: Array, num_iterations: Array, annealed: Array) -> tuple[Array, Array]:
+        """The first iteration of the round that `iteration` is in, and that after its last.
+
+        Each round is twice as long as the one before it, the last at least as long. In each the learning rate falls to
+        next to nothing, so that every round ends with a network that may be the last.
+        """
+        shortest = jnp.where(annealed, _FIRST_ANNEALED_ROUND, _FIRST_ROUND)
+        number = jnp.floor(jnp.log2(iteration / shortest + 1.0) + 1e-4).astype(int)
+        length = shortest * 2**number
+        first = length - shortest
+        # what is left after this round is too little for another
+        short, before = num_iterations - first - length < length, num_iterations - first < length // 2
+        last = jnp.where(short, num_iterations, first + length)
+        first = jnp.where(before & (number > 0), first - length // 2, first)
+        return first, last
+
 
 def default_width(dim: int) -> int:
-    """Ridge directions of a block: 128 up to 256 dimensions and 32 above, where the time for each goes with D."""
-    return 32 if dim > LARGE_DIM else 128
+    """Ridge directions of a block: 128 up to 64 dimensions and 32 above.
+
+    Up to the width the determinants are of D×D matrices, whose cost goes with D³; above they are of width × width.
+    """
+    return 32 if dim > _WIDE_DIM else 128
 
 
 def finer_budgets(num_steps: int, budgets: Sequence[int], consistency: tuple[float, float]) -> tuple[int, ...]:
@@ -100,6 +133,7 @@ def make_plan(
     num_blocks: int,
     width: int | None,
     num_replicates: int,
+    target_ess: float,
 ) -> Plan:
     """First the one-step map, then the corrections of each finer budget, the finest first.
 
@@ -118,6 +152,7 @@ def make_plan(
         num_blocks: blocks of one step.
         width: ridge directions of each block; by default by the dimension.
         num_replicates: flows to train at once.
+        target_ess: share of effective draws that is enough.
     """
     small = dim <= _SMALL_DIM
     batch = batch_size or (128 if small else 64)
@@ -133,4 +168,4 @@ def make_plan(
 
     finer = (stage(n, _REFINEMENT, _REFINEMENT_RATE) for n in budgets)
     stages = (stage(1, 1.0, learning_rate), *finer)
-    return Plan(stages, num_blocks, width or default_width(dim), num_replicates)
+    return Plan(stages, num_blocks, width or default_width(dim), num_replicates, target_ess)

@@ -28,7 +28,8 @@ class TrainState(NamedTuple):
         elbo: DF-ELBO of the last evaluation, nats.
         ess_fraction: its effective sample size as a share of the draws.
         fold_fraction: its share of draws at which a Jacobian was not positive definite.
-        done: whether training has stopped early because the weights are constant to within 1 %.
+        stop: why it has ended, an index of `evaluation.STOPS`.
+        done: whether training has ended before all iterations were done.
     """
 
     network: StepNetwork
@@ -43,6 +44,7 @@ class TrainState(NamedTuple):
     elbo: Array
     ess_fraction: Array
     fold_fraction: Array
+    stop: Array
     done: Array
 
 

@@ -21,7 +21,9 @@ def audit(rng_key: Array, flows: Sequence[Flow], num_steps: int, init_scale: flo
     `log_z` is that of each flow, to about a nat.
     """
     audits = []
-    for flow, known, key in zip(flows, log_z, random.split(rng_key, len(flows)), strict=True):
+    for flow, known, key in zip(
+        flows, log_z, (rng_key,) if len(flows) == 1 else random.split(rng_key, len(flows)), strict=True
+    ):
         blocks = steps.compiled_blocks_of(flow.network, num_steps)
         audits.append(coverage.audit(flow.problem.density, init_scale, key, flow.problem.base, blocks, known))
     worst = max(audits, key=lambda found: (len(found.missing) > 0, len(found.doubtful) > 0, found.share))

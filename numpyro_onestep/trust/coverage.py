@@ -24,7 +24,7 @@ from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.mixture_vi import Mixture, num_candidates
 from numpyro_onestep.base.modes import MAX_MODES, NUM_STARTS
 from numpyro_onestep.base.problem import WhitenedTarget
-from numpyro_onestep.compilation import jit_once
+from numpyro_onestep.compilation import jit_once, split
 from numpyro_onestep.draws import tempering
 from numpyro_onestep.flow import density
 from numpyro_onestep.flow.block import BlockParams
@@ -79,7 +79,7 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
 
     A `log_z` that is not finite, of a flow that hit nothing, counts as no mass at all.
     """
-    key_search, key_fit, key_measure, key_temper = random.split(rng_key, 4)
+    key_search, key_fit, key_measure, key_temper, *_ = split(rng_key)
     log_z = float(log_z) if np.isfinite(log_z) else -1e6
     tempered, of_base, center = _particles(target, key_temper, base)
     log_ratios = np.asarray(_values_and_gaps(target, base, blocks, tempered)[1])
@@ -186,7 +186,7 @@ def _measure(
 ) -> tuple[float, np.ndarray]:
     """`share` and `shares`: importance sampling of the mass out of reach from the mixture of the regions."""
     parts = []
-    for key in random.split(rng_key, _NUM_CHUNKS):
+    for key in split(rng_key)[:_NUM_CHUNKS]:
         z, log_q, nearest = _draw(regions, key)
         parts.append((*_values_and_gaps(target, base, blocks, z), log_q, nearest))
     value, gap, log_q, nearest = (np.concatenate(part).astype(float) for part in zip(*parts, strict=True))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from numpyro_onestep.draws.proposal import Proposals
@@ -46,7 +45,7 @@ def estimate(
         std_error=std_error,
         elbo=float(np.mean(np.where(np.isnan(log_w), -np.inf, log_w))),
         eubo=float(np.mean(usable)) if len(usable) else float("nan"),
-        ess=float(effective_sample_size(jnp.asarray(log_w))),
+        ess=effective_sample_size(log_w),
         pareto_k=tail_shape,
         fold_fraction=folds,
         num_proposals=len(log_w),
