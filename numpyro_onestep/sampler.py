@@ -192,7 +192,7 @@ class OneStepSampler(MCMC):
         num_steps = self.sampler.num_steps if num_steps is None else num_steps
         check_num_steps(num_steps)
         proposals = pool(run_of(self, "draw()").flows(), rng_key, num_draws, num_steps)
-        return Draws(samples.constrained(self._constrainer(), proposals.points), proposals.log_weights)
+        return Draws(samples.over_points(self._constrainer(), proposals.points), proposals.log_weights)
 
     def to_inference_data(self) -> Any:
         """ArviZ `InferenceData` (0.23) or `DataTree` (1.x): posterior, sample stats, evidence and proposals."""
@@ -290,9 +290,9 @@ class OneStepSampler(MCMC):
         flows = flows_of(state, setup.target(self._args, self._kwargs))
         proposals = pool(flows, key_propose, many, kernel.num_steps)
         before = acceptance(state, self.num_chains)
-        points, values = collect(key_correct, proposals, kernel.correction, shape, kernel.num_steps, *before)
-        fields = *self._default_fields, *extra_fields
-        self._states = samples.by_chain(points, values, fields, self.thinning, self._constrainer(), setup.unravel)
+        drawn = collect(key_correct, proposals, kernel.correction, shape, kernel.num_steps, self.thinning, *before)
+        fields, unravel = (*self._default_fields, *extra_fields), setup.unraveled()
+        self._states = samples.by_chain(drawn, fields, self._constrainer(), unravel)
         self._states_flat = None
-        keys = random.split(key_state, self.num_chains)
-        self._last_state = after_draws(state, keys, points[:, -1], values, setup.unravel)
+        z = samples.over_points(unravel, drawn.last_points)
+        self._last_state = after_draws(state, random.split(key_state, self.num_chains), z, drawn.last_fields)

@@ -1,6 +1,5 @@
 """The state of the `OneStep` kernel: the chain and everything learnt."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +11,9 @@ from numpyro.util import is_prng_key
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.problem import Problem
-from numpyro_onestep.compilation import full_precision
+from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.flow.density import Flow
+from numpyro_onestep.model.function import ModelFunction
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.model.target import Target
 from numpyro_onestep.training.state import TrainState, separate
@@ -63,57 +63,58 @@ class OneStepState(NamedTuple):
     train: TrainState | None
 
 
-@full_precision
 def first_state(
     rng_key: Array, setup: ModelSetup, num_steps: int, base: Base | None, trained: TrainState | None
 ) -> OneStepState:
     """The state before the first iteration, every chain at the base's centre; one chain for each key."""
     chains = () if is_prng_key(rng_key) else (len(rng_key),)
-    zero = jnp.zeros(chains, jnp.result_type(float))
-    point = setup.center if base is None else base_.unwhiten(base, jnp.zeros_like(setup.center))
+    zero: Any = np.zeros(chains, jnp.result_type(float))
+    none: Any = np.zeros(chains, jnp.result_type(int))
+    z = setup.unravel(setup.center) if base is None else _center(base, setup.unraveled())
     return OneStepState(
-        i=jnp.zeros(chains, int),
-        z=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, chains + leaf.shape), setup.unravel(point)),
+        i=none,
+        z=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, chains + leaf.shape), z),
         potential_energy=zero,
-        log_weight=zero - jnp.inf,
+        log_weight=zero - np.inf,
         accept_prob=zero,
         mean_accept_prob=zero,
-        num_steps=jnp.full(chains, num_steps),
-        diverging=jnp.zeros(chains, bool),
+        num_steps=none + num_steps,
+        diverging=none > 0,
         rng_key=rng_key,
         base=base,
         train=trained,
     )
 
 
+@jit_once
+def _center(base: Base, unravel: ModelFunction) -> Any:
+    return unravel(base_.unwhiten(base, jnp.zeros_like(base.whitening.shift)))
+
+
 def trained_state(rng_key: Array, setup: ModelSetup, num_steps: int, base: Base, trained: TrainState) -> OneStepState:
     """The state at the end of warmup, with a flow trained elsewhere."""
     state = first_state(rng_key, setup, num_steps, base, trained)
-    return state._replace(i=state.i + jnp.ravel(trained.num_iterations)[0])
+    return state._replace(i=state.i + np.ravel(trained.num_iterations)[0])
 
 
-def acceptance(state: OneStepState, num_chains: int) -> tuple[Array, Array, Array]:
+def acceptance(state: OneStepState, num_chains: int) -> tuple[Any, Any, Any]:
     """Iterations done, those of them that were draws, and the mean acceptance of these, shape (num_chains,)."""
     num_before, mean = np.ravel(state.i)[0], np.ravel(state.mean_accept_prob)
     num_counted = num_before - np.ravel(state.train.num_iterations)[0]  # type: ignore[union-attr]
-    return num_before, num_counted, jnp.asarray(mean if len(mean) == num_chains else np.full(num_chains, np.mean(mean)))
+    return num_before, num_counted, mean if len(mean) == num_chains else np.full(num_chains, np.mean(mean))
 
 
-def after_draws(
-    state: OneStepState, keys: Array, points: Array, values: dict[str, Array], unravel: Callable[[Array], Any]
-) -> OneStepState:
+def after_draws(state: OneStepState, keys: Array, z: Any, fields: dict[str, Array]) -> OneStepState:
     """The state after draws, for a run that goes on.
 
     Args:
         state: that before them.
         keys: of the chains.
-        points: the last draw of each chain, flat, shape (chains, D).
-        values: fields of the state for each draw, shape (chains, draws).
-        unravel: from a flat point to unconstrained sites.
+        z: unconstrained values of the last draw of each chain, leaves with a leading axis of chains.
+        fields: the other fields of the state at these draws, shape (chains,).
     """
-    last = {name: value[:, -1] for name, value in values.items()}
-    chains = {"z": jax.vmap(unravel)(points), "rng_key": keys, **last}
-    if len(points) == 1:  # NumPyro's own single chain has no axis of chains
+    chains = {"z": z, "rng_key": keys, **fields}
+    if len(keys) == 1:  # NumPyro's own single chain has no axis of chains
         chains = jax.tree.map(lambda leaf: leaf[0], chains)
     return state._replace(**chains)
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
@@ -103,7 +104,11 @@ def warmup(
     if not coverage_audit:
         return Warmup(base, trained, None, key_left)
     found = look(key_audit, base, trained)
-    if len(found.missing) and not bool(base.annealed) and not jnp.any(influence(base.whitening) > 0):
+    if (
+        len(found.missing)
+        and not bool(base.annealed)
+        and not np.any(influence(jax.tree.map(np.asarray, base.whitening)) > 0)
+    ):
         regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
         wider = search.extend(target, key_extend, base, regions)
         again = train(key_train, wider)

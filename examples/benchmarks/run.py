@@ -210,7 +210,7 @@ def measure(
         row = {
             "problem": name,
             "seed": seed,
-            "float64": bool(jax.plan.jax_enable_x64),
+            "float64": bool(jax.config.jax_enable_x64),
             "budgets": list(budgets),
             "curve": curve,
             "audit": kernel.coverage_audit,

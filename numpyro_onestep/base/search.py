@@ -6,6 +6,8 @@ modes than that, one broad Gaussian over all of them, from which training anneal
 where the target's call for them. Above `LARGE_DIM`, where no Hessian tells modes apart, it is always one Gaussian.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,8 +41,7 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> 
         ValueError: if the density is finite at none of the starts.
     """
     key_ascend, key_one, key_many, key_scales, key_tails, *_ = split(rng_key)
-    key_axes = random.fold_in(key_one, 1)
-    spreads = np.full((NUM_STARTS, len(center)), init_scale, center.dtype)
+    spreads: Any = np.full((NUM_STARTS, len(center)), init_scale, center.dtype)
     radius = 0.1 * center.shape[0] ** 0.5
     starts = modes.disperse(key_ascend, center, spreads)
     ends, log_density = modes.climb(target, starts, spreads)
@@ -48,15 +49,10 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> 
     if isinstance(num_distinct, Tracer):
         found = modes.polish(target, ends[picked[:FEW_MODES]])
         return _search_traced(target, init_scale, key_one, key_many, found, starts)
-    ends, log_density, found = np.asarray(ends), np.asarray(log_density), None
-    if int(num_distinct) > 0:
-        found = modes.polish(target, ends[np.asarray(picked)[:FEW_MODES]])
-    if found is None or np.sum(found.valid) > 1:  # more modes than one, or none seen yet: look at many more starts
-        further = [starts, *(modes.disperse(key, center, spreads) for key in split(key_many)[:MORE_STARTS])]
-        climbed = [(ends, log_density), *(modes.climb(target, more, spreads) for more in further[1:])]
-        ends, log_density = (
-            np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*climbed, strict=True)
-        )
+    found = _polished(target, ends, picked, FEW_MODES) if int(num_distinct) > 0 else None
+    if found is None or np.sum(found.valid) > 1:  # no mode seen yet, or more than one: many more starts
+        more = [modes.climb(target, modes.disperse(k, center, spreads), spreads) for k in split(key_many)[:MORE_STARTS]]
+        ends, log_density = (_joined(parts) for parts in zip((ends, log_density), *more, strict=True))
         picked, num_distinct = modes.select(ends, log_density, radius, MAX_MODES)
         if int(num_distinct) == 0:
             raise ValueError(
@@ -64,22 +60,28 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> 
                 " around the initial point). Check the model or potential for nan, or set `init_strategy`/`init_params`"
                 " to a valid point and a smaller `init_scale`."
             )
-        num_polished = modes.num_polished(int(num_distinct), center.shape[0])
-        found = modes.polish(target, ends[np.asarray(picked)[:num_polished]])
-    num_modes = int(np.sum(found.valid))
+        found = _polished(target, ends, picked, modes.num_polished(int(num_distinct), center.shape[0]))
     # the starts ended in more places than are looked at, and most of those are modes: there are many more
     if int(num_distinct) == MAX_MODES and int(np.sum(found.distinct)) > MAX_MODES // 2:
-        axes = _common_axes(target, key_axes, starts[:_NUM_HESSIANS])
+        axes = _common_axes(target, random.fold_in(key_one, 1), starts[:_NUM_HESSIANS])
         return whiten(_broad(ends @ axes, axes.T @ found.scale_trils), annealed=True, rotation=axes)
     single, single_elbo = _fit_one(target, init_scale, key_one, found, starts)
-    if num_modes > 1:
-        mixture, mixture_elbo = _refine(target, key_many, _at_modes(found, np.flatnonzero(found.valid)))
+    if np.sum(found.valid) > 1:
+        mixture, mixture_elbo = _refine(target, key_many, _at_modes(found, jnp.flatnonzero(found.valid)))
         if mixture_elbo > single_elbo:
             return fit_tails(target, key_tails, whiten(mixture))[0]
     base, share = fit_tails(target, key_tails, whiten(single))
     if share > _GOOD_SHARE or center.shape[0] > LARGE_DIM:
         return base
     return _fit_scales(target, key_scales, base)
+
+
+def _polished(target: Target, points: Array, picked: Array, num: int) -> Modes:
+    return modes.polish(target, np.asarray(points)[np.asarray(picked)[:num]])  # type: ignore[arg-type]
+
+
+def _joined(parts: tuple[Array, ...]) -> Any:
+    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def extend(target: Target, rng_key: Array, base: Base, regions: Mixture) -> Base:

@@ -53,5 +53,3 @@ def fit_tails(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array]:
     log_p, log_half = (jax.vmap(lambda u, b=b: log_prob(b, u))(u) for b in (fitted, half))
     share, error = effective_share(value - log_p, log_p - log_half)
     return fitted, share * (1 - 2 * error)
-
-

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
 
 from numpyro_onestep.base.problem import Problem
@@ -15,7 +16,7 @@ from numpyro_onestep.draws.weights import resample
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
 
-__all__ = ["Move", "collect", "move"]
+__all__ = ["Chains", "Move", "collect", "move"]
 
 _NUM_RESAMPLED = 32  # proposals of one `correction="resample"` iteration
 
@@ -73,18 +74,28 @@ def move(
     return Move(rng_key, fresh.points[pick], fresh.potential_energy[pick], proposed, moved, accept_prob, ~finite)
 
 
-@partial(jit, static_argnames=("correction", "shape", "num_steps"))
+class Chains(NamedTuple):
+    """Corrected draws: kept points (chains, kept, D) and fields of the state for each, and the last of each chain."""
+
+    points: Array
+    fields: dict[str, Array]
+    last_points: Array
+    last_fields: dict[str, Array]
+
+
+@partial(jit, static_argnames=("correction", "shape", "num_steps", "thinning"))
 def collect(
     rng_key: Array,
     proposals: Proposals,
     correction: str,
     shape: tuple[int, int],
     num_steps: int,
+    thinning: int,
     num_before: Array,
     num_counted: Array,
     mean_before: Array,
-) -> tuple[Array, dict[str, Array]]:
-    """The corrected points, shape (chains, draws, D), and the fields of the state that go with them.
+) -> Chains:
+    """The corrected points and the fields of the state that go with them.
 
     Args:
         rng_key: random key.
@@ -92,6 +103,7 @@ def collect(
         correction: as in `OneStep`.
         shape: numbers of chains and draws.
         num_steps: network evaluations per draw.
+        thinning: keep every so many draws, the last among them.
         num_before: iterations before the first draw.
         num_counted: those of them that were draws.
         mean_before: mean acceptance probability of these, shape (chains,).
@@ -99,7 +111,8 @@ def collect(
     held, accept_prob = _correct(correction, rng_key, proposals.log_weights, shape)
     proposed = proposals.log_weights[: shape[0] * shape[1]].reshape(shape)
     iterations = jnp.arange(shape[1])
-    return proposals.points[held], {
+    points = proposals.points[held]
+    fields = {
         "potential_energy": proposals.potential_energy[held],
         "log_weight": proposals.log_weights[held],
         "accept_prob": accept_prob,
@@ -109,6 +122,10 @@ def collect(
         "mean_accept_prob": (num_counted * mean_before[:, None] + jnp.cumsum(accept_prob, axis=1))
         / (num_counted + 1 + iterations),
     }
+    kept = np.arange(shape[1] % thinning + thinning - 1, shape[1], thinning)
+    kept_fields = {name: value[:, kept] for name, value in fields.items()}
+    last_fields = {name: value[:, -1] for name, value in fields.items()}
+    return Chains(points[:, kept], kept_fields, points[:, -1], last_fields)
 
 
 def _correct(correction: str, rng_key: Array, log_weights: Array, shape: tuple[int, int]) -> tuple[Array, Array]:

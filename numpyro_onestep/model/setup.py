@@ -12,7 +12,7 @@ from jax.extend.core import ClosedJaxpr
 from jax.scipy.stats import norm
 
 from numpyro_onestep.compilation import full_precision
-from numpyro_onestep.model.function import ModelFunction, Same, bind, fingerprint, trace, work
+from numpyro_onestep.model.function import ModelFunction, Same, bind, fingerprint, plain, trace, work
 from numpyro_onestep.model.target import Target
 
 __all__ = ["ModelSetup"]
@@ -67,6 +67,10 @@ class ModelSetup(NamedTuple):
     def constrain(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
         """Constrained values and deterministic sites of the flat unconstrained vector."""
         return bind((self.identity, "constrain"), self._constrain, args, kwargs, self.traceable)
+
+    def unraveled(self) -> ModelFunction:
+        """Unconstrained sites of the flat unconstrained vector, for compiled code."""
+        return plain(self.unravel, (self.identity, "unravel"))
 
     def _log_density(self, args: tuple, kwargs: dict[str, Any], x: Array) -> Array:
         value = -self.potential_fn_gen(*args, **kwargs)(self.unravel(x))

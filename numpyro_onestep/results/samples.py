@@ -1,18 +1,18 @@
 """The draws of a run as NumPyro's `MCMC` keeps them: constrained, by chain, with the extra fields asked for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax import Array
 
 from numpyro_onestep.compilation import jit
+from numpyro_onestep.draws.chains import Chains
 from numpyro_onestep.model.function import ModelFunction
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState
 
-__all__ = ["by_chain", "check_fields", "check_sites", "constrained", "names_site"]
+__all__ = ["by_chain", "check_fields", "check_sites", "names_site", "over_points"]
 
 
 def names_site(field: str) -> str:
@@ -43,43 +43,28 @@ def check_sites(fields: Sequence[str], setup: ModelSetup, constrain: ModelFuncti
 
 
 @jit
-def constrained(constrain: ModelFunction, points: Array) -> Any:
-    """Flat unconstrained points, shape (N, D), to constrained samples with a leading axis of N."""
-    return jax.vmap(constrain)(points)
+def over_points(function: ModelFunction, points: Array) -> Any:
+    """A function of one flat unconstrained point at points of shape (..., D); the results have the leading axes."""
+    flat = jax.vmap(function)(points.reshape(-1, points.shape[-1]))
+    return jax.tree.map(lambda leaf: leaf.reshape(*points.shape[:-1], *leaf.shape[1:]), flat)
 
 
-def by_chain(
-    points: Array,
-    values: dict[str, Array],
-    fields: Sequence[str],
-    thinning: int,
-    constrain: ModelFunction,
-    unravel: Callable[[Array], Any],
-) -> dict[str, Any]:
+def by_chain(drawn: Chains, fields: Sequence[str], constrain: ModelFunction, unravel: ModelFunction) -> dict[str, Any]:
     """Samples under "z" and the other fields by their names, every leaf with leading axes of chains and kept draws.
 
     Args:
-        points: flat unconstrained draws, shape (chains, draws, D).
-        values: fields of the state for each draw, shape (chains, draws).
-        fields: which of these to keep; "z.site" keeps a site unconstrained as well, "~z.site" leaves it out.
-        thinning: keep every so many draws, the last among them.
+        drawn: the corrected draws of a run.
+        fields: which of their fields to keep; "z.site" keeps a site unconstrained as well, "~z.site" leaves it out.
         constrain: from a flat point to constrained sites.
         unravel: from a flat point to unconstrained sites.
     """
-    num_chains, num_samples = points.shape[:2]
-    kept = np.arange(num_samples % thinning + thinning - 1, num_samples, thinning)
-    flat = points[:, kept].reshape(-1, points.shape[-1])
-
-    def grouped(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.reshape((num_chains, len(kept), *leaf.shape[1:])), tree)
-
-    samples = grouped(constrained(constrain, flat))
+    samples = over_points(constrain, drawn.points)
     result = {"z": samples}
     for name in dict.fromkeys(fields):
         if names_site(name) and name.startswith("~"):
             samples.pop(names_site(name))
         elif names_site(name):
-            result[name] = grouped(jax.vmap(unravel)(flat)[names_site(name)])
+            result[name] = over_points(unravel, drawn.points)[names_site(name)]
         elif name != "z":
-            result[name] = values[name][:, kept]
+            result[name] = drawn.fields[name]
     return result

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
 from jax.scipy.special import logsumexp
 
@@ -75,5 +76,5 @@ def judge(
 
 def describe(trained: TrainState) -> str:
     """The last evaluation, in a line for a progress bar; the mean over replicates."""
-    elbo, ess, folds = (float(jnp.mean(x)) for x in (trained.elbo, trained.ess_fraction, trained.fold_fraction))
+    elbo, ess, folds = (float(np.mean(x)) for x in (trained.elbo, trained.ess_fraction, trained.fold_fraction))
     return f"elbo={elbo:.3f} ess={100 * ess:.0f}% folds={folds:.3f}"

@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
 from numpyro.util import is_prng_key
 from tqdm.auto import tqdm
@@ -39,13 +40,13 @@ def fit(
     """
     if before is not None:
         trained = resume(trained, before, problem, plan)
-    num_iterations = int(jnp.ravel(trained.num_iterations)[0])
+    num_iterations = int(np.ravel(trained.num_iterations)[0])
     block = -(-num_iterations // _NUM_BLOCKS)
     with tqdm(total=num_iterations, desc="training", disable=not progress_bar) as bar:
-        while not bool(jnp.all(trained.done | (trained.iteration >= num_iterations))):
+        while not np.all(np.asarray(trained.done) | (np.asarray(trained.iteration) >= num_iterations)):
             trained = advance(trained, problem, plan, block)
             bar.set_postfix_str(describe(trained), refresh=False)
-            bar.update(int(jnp.max(trained.iteration)) - bar.n)
+            bar.update(int(np.max(trained.iteration)) - bar.n)
     return trained
 
 
