@@ -1,8 +1,15 @@
 """One-step posterior draws, log evidence and ArviZ diagnostics for NumPyro models."""
 
+import os as _os
+import sys as _sys
 import warnings as _warnings
 from importlib.metadata import version as _version
 
+_cache = _os.environ.get("NUMPYRO_ONESTEP_CACHE", "")
+if _cache and "jax" not in _sys.modules:  # XLA reads it once, when it is loaded
+    _os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from numpyro_onestep.cache import enable_compilation_cache
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.results.compare import compare
 from numpyro_onestep.results.flow_distribution import FlowDistribution, FlowTransform
@@ -22,9 +29,13 @@ __all__ = [
     "OneStepSampler",
     "OneStepState",
     "compare",
+    "enable_compilation_cache",
     "evidence",
 ]
 __version__ = "0.1.0"
+
+if _cache:
+    enable_compilation_cache(None if _cache == "1" else _cache)
 
 if _version("jaxlib") in ("0.10.0", "0.10.1", "0.10.2"):
     _warnings.warn(

@@ -179,9 +179,9 @@ class OneStep(MCMCKernel):
             return identity
         return self._setup.postprocess_gen(*args, **kwargs)
 
-    def plan(self, dim: int) -> Plan:
-        """The training plan in `dim` dimensions."""
-        return make_plan(dim, **self._plan)
+    def plan(self, dim: int, work: int = 0) -> Plan:
+        """The training plan in `dim` dimensions, for a target whose evaluation computes `work` numbers."""
+        return make_plan(dim, **self._plan, work=work)
 
     @full_precision
     def look(
@@ -227,7 +227,7 @@ class OneStep(MCMCKernel):
             target = setup.target(args, kwargs)
             base = search(target, self.init_scale, key_base, setup.center)
             base = base_.pad(base) if single else base  # states of single chains are stacked in the end
-            trained = fit.start(key_train, Problem(base, target), self.plan(base.dim), num_warmup)
+            trained = fit.start(key_train, Problem(base, target), self.plan(base.dim, setup.work), num_warmup)
         state = first_state(rng_key, setup, self.num_steps, base, trained)
         if isinstance(setup.center, Tracer):  # it must not outlive the transformation
             self._setup = setup._replace(center=np.zeros(setup.center.shape, setup.center.dtype))
@@ -249,7 +249,7 @@ class OneStep(MCMCKernel):
                 "full quality), or set `mcmc.post_warmup_state` to the `last_state` of an earlier run."
             )
         problem = Problem(state.base, self.setup.target(model_args, model_kwargs))
-        trained = fit.advance(state.train, problem, self.plan(state.base.dim), 1)
+        trained = fit.advance(state.train, problem, self.plan(state.base.dim, self.setup.work), 1)
         num_warmup = jnp.ravel(trained.num_iterations)[0]
         move = partial(
             chains.move,

@@ -98,6 +98,7 @@ class OneStepSampler(MCMC):
         self._kwargs: dict[str, Any] = {}
         self._evidence: Evidence | None = None
         self._evidence_key: Array | None = None
+        self.num_gradients = 0  # of the target, that the last warmup took
         self.setup: ModelSetup | None = None  # what the kernel saw of the model in the last run
         # the flow, arguments and model that were audited, and the audit
         self._audited: tuple[Any, Hashable, Audit | None] | None = None
@@ -257,7 +258,7 @@ class OneStepSampler(MCMC):
             rng_key,
             setup.target(self._args, self._kwargs),
             setup.center,
-            kernel.plan(setup.center.shape[0]),
+            kernel.plan(setup.center.shape[0], setup.work),
             self.num_warmup,
             init_scale=kernel.init_scale,
             num_steps=kernel.num_steps,
@@ -266,6 +267,7 @@ class OneStepSampler(MCMC):
             before=before,
         )
         keys = done.rng_key if self.num_chains == 1 else random.split(done.rng_key, self.num_chains)
+        self.num_gradients = done.num_gradients
         state = trained_state(keys, setup, kernel.num_steps, done.base, done.trained)
         self._audited = self._audit_token(state), setup.identity, done.audit
         return state

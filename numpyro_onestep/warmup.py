@@ -27,11 +27,20 @@ __all__ = ["Warmup", "warmup"]
 
 
 class Warmup(NamedTuple):
-    """Base, training, its audit where one was asked for, and a key that nothing here has used."""
+    """What warmup leaves.
+
+    Attributes:
+        base: the base.
+        trained: the training state on it.
+        audit: the audit, where one was asked for.
+        num_gradients: target gradients that all of it took, a plain evaluation counted as one.
+        rng_key: a key that nothing here has used.
+    """
 
     base: Base
     trained: TrainState
     audit: Audit | None
+    num_gradients: int
     rng_key: Array
 
 
@@ -78,7 +87,10 @@ def warmup(
             "`post_warmup_state` to the `last_state` of an earlier run."
         )
     _, key_base, key_first, key_audit, key_extend, key_train, key_again, _ = split(rng_key)
-    base: Base = search.search(target, init_scale, key_base, center)
+    spent: list[int] = []
+    with tqdm(total=1, desc="base search", disable=not progress_bar) as bar:
+        base: Base = search.search(target, init_scale, key_base, center, spent)
+        bar.update()
     networks = None
     if before is not None:
         earlier: Any = before if jnp.ndim(before.base.annealed) == 0 else trained_flows(before)[0]  # type: ignore
@@ -88,7 +100,9 @@ def warmup(
 
     def train(key: Array, base: Base, networks: StepNetwork | None = None) -> TrainState:
         problem = Problem(base, target)
-        return fit(start(key, problem, plan, num_warmup), problem, plan, progress_bar, networks)
+        trained = fit(start(key, problem, plan, num_warmup), problem, plan, progress_bar, networks)
+        spent.append(int(np.sum(trained.num_gradients)))
+        return trained
 
     def look(key: Array, base: Base, trained: TrainState) -> Audit:
         """The audit, its time shown beside that of the training."""
@@ -97,12 +111,13 @@ def warmup(
         with tqdm(total=1, desc="coverage audit", disable=not progress_bar) as bar:
             found = audit(key, flows, num_steps, init_scale, [float(one.best_log_z) for one in each])
             bar.update()
+        spent.append(found.num_gradients)
         return found
 
     trained = train(key_first, base, networks)
     key_left = random.fold_in(rng_key, 7)
     if not coverage_audit:
-        return Warmup(base, trained, None, key_left)
+        return Warmup(base, trained, None, sum(spent), key_left)
     found = look(key_audit, base, trained)
     if (
         len(found.missing)
@@ -110,9 +125,9 @@ def warmup(
         and not np.any(influence(jax.tree.map(np.asarray, base.whitening)) > 0)
     ):
         regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
-        wider = search.extend(target, key_extend, base, regions)
+        wider = search.extend(target, key_extend, base, regions, spent)
         again = train(key_train, wider)
         found_again = look(key_again, wider, again)
         if found_again.share < 0.5 * found.share and not len(found_again.doubtful):
             base, trained, found = wider, again, found_again
-    return Warmup(base, trained, found, key_left)
+    return Warmup(base, trained, found, sum(spent), key_left)

@@ -12,6 +12,7 @@ NAME = ROOT.name
 # rooms and single files from the ground up, and the files of a room likewise: each imports only from what stands before
 HOUSE: dict[str, list[str]] = {
     "compilation": [],
+    "cache": [],
     "model": ["function", "trace", "target", "setup", "initialize"],
     "base": ["modes", "mixture_vi", "conditional_scale", "distribution", "problem", "tails", "search"],
     "flow": ["block", "network", "steps", "density"],

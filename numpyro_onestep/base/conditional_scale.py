@@ -24,8 +24,20 @@ from jax.scipy.linalg import solve_triangular
 
 from numpyro_onestep.model.target import LogDensity
 
-__all__ = ["Whitening", "affine", "apply", "fit", "influence", "inverse", "log_det", "push_score"]
+__all__ = [
+    "BATCH_SIZE",
+    "NUM_ITERATIONS",
+    "Whitening",
+    "affine",
+    "apply",
+    "fit",
+    "influence",
+    "inverse",
+    "log_det",
+    "push_score",
+]
 
+NUM_ITERATIONS, BATCH_SIZE = 2000, 32  # of a fit
 _BOUND = 10.0  # of the log scales: a factor of 20,000 each way
 
 
@@ -125,7 +137,11 @@ def influence(f: Whitening) -> Array:
 
 
 def fit(
-    target: LogDensity, rng_key: Array, start: Whitening, num_iterations: int = 2000, batch_size: int = 128
+    target: LogDensity,
+    rng_key: Array,
+    start: Whitening,
+    num_iterations: int = NUM_ITERATIONS,
+    batch_size: int = BATCH_SIZE,
 ) -> Whitening:
     """Minimise the reverse KL by path gradients with Adam, from an affine `start`.
 

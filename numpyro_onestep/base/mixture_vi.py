@@ -13,9 +13,10 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.model.target import LARGE_DIM, LogDensity
+from numpyro_onestep.model.target import HEAVY_WORK, LARGE_DIM, LogDensity
 
 __all__ = [
+    "NUM_SHORT",
     "Mixture",
     "elbo",
     "fit",
@@ -23,11 +24,15 @@ __all__ = [
     "log_prob",
     "lower_factor",
     "num_candidates",
+    "num_draws",
     "responsibilities",
     "sample",
     "score",
     "standardize",
 ]
+
+
+NUM_SHORT = 60  # iterations of a short fit
 
 
 class Mixture(NamedTuple):
@@ -123,7 +128,7 @@ def fit(
 ) -> Mixture:
     """Ascend the ELBO of `q` with a step size that falls geometrically from `first_rate` to `last_rate`."""
     dim = q.means.shape[1]
-    num = max(64, 2 * dim + 2)
+    num = num_draws(dim)
     rates = first_rate * (last_rate / first_rate) ** jnp.linspace(0, 1, num_iterations, dtype=q.means.dtype)
 
     def body(q: Mixture, inputs: tuple[Array, Array]) -> tuple[Mixture, None]:
@@ -140,9 +145,14 @@ def elbo(target: LogDensity, rng_key: Array, q: Mixture, num_draws: int = 512) -
     return jnp.where(jnp.any(jnp.isnan(gaps)), -jnp.inf, jnp.mean(gaps))
 
 
-def num_candidates(dim: int) -> int:
+def num_candidates(dim: int, work: int) -> int:
     """How many short fits to make at once: base search and audit share the compiled program."""
-    return 2 if dim > LARGE_DIM else 8
+    return 2 if dim > LARGE_DIM or work > HEAVY_WORK else 8
+
+
+def num_draws(dim: int) -> int:
+    """Draws of each component in one step of a fit."""
+    return max(64, 2 * dim + 2)
 
 
 @jit_once
@@ -150,7 +160,7 @@ def fit_each(target: LogDensity, key_fit: Array, key_elbo: Array, candidates: Mi
     """Short fits of mixtures stacked along a leading axis of length M, with the same noise each, and ELBOs, (M,)."""
 
     def one(q: Mixture) -> tuple[Mixture, Array]:
-        q = fit(target, key_fit, q, num_iterations=60, first_rate=1.0, last_rate=0.1)
+        q = fit(target, key_fit, q, num_iterations=NUM_SHORT, first_rate=1.0, last_rate=0.1)
         return q, elbo(target, key_elbo, q)
 
     return jax.vmap(one)(candidates)

@@ -12,22 +12,23 @@ import optax
 from jax import Array, lax, random
 
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.model.target import LARGE_DIM, LogDensity
+from numpyro_onestep.model.target import HEAVY_WORK, LARGE_DIM, LogDensity
 
 __all__ = [
     "FEW_MODES",
     "MAX_MODES",
     "MORE_STARTS",
-    "NUM_STARTS",
+    "NUM_ASCENTS",
     "Modes",
     "climb",
     "disperse",
     "num_polished",
+    "num_starts",
     "polish",
     "select",
 ]
 
-NUM_STARTS = 128  # at a time
+NUM_ASCENTS = 200  # steps of first-order ascent from each start
 MORE_STARTS = 3  # times as many where there is more than one mode
 MAX_MODES = 64
 FEW_MODES = 8
@@ -43,6 +44,7 @@ class Modes(NamedTuple):
         distinct: whether Newton converged to a point with a positive definite negative Hessian, apart from the higher
             ones, shape (M,).
         valid: those whose Laplace mass is within e^-10 of the largest, shape (M,).
+        num_gradients: target gradients that it took to find them, a Hessian counted as D.
     """
 
     points: Array
@@ -50,6 +52,7 @@ class Modes(NamedTuple):
     scale_trils: Array
     distinct: Array
     valid: Array
+    num_gradients: Array
 
 
 @jit_once
@@ -60,7 +63,7 @@ def disperse(rng_key: Array, center: Array, spreads: Array) -> Array:
 
 
 @partial(jit_once, static_argnames=("num_iterations",))
-def climb(target: LogDensity, starts: Array, spreads: Array, num_iterations: int = 200) -> tuple[Array, Array]:
+def climb(target: LogDensity, starts: Array, spreads: Array, num_iterations: int = NUM_ASCENTS) -> tuple[Array, Array]:
     """Adam ascent of log γ from starts (N, D) in steps of .1 `spreads` (N, D): end points and their log densities."""
     optimizer = optax.adam(optax.cosine_decay_schedule(0.1 * spreads, num_iterations, 0.01), b2=0.9)
 
@@ -95,13 +98,18 @@ def select(points: Array, log_density: Array, radius: float, num_modes: int) -> 
     return picked, jnp.sum(new)
 
 
+def num_starts(work: int) -> int:
+    """How many starts to climb from at a time, for a target whose evaluation computes `work` numbers."""
+    return 32 if work > HEAVY_WORK else 128
+
+
 def num_polished(num_distinct: int, dim: int) -> int:
     """How many of the picked points to polish, of two numbers for which there are compiled programs."""
     return FEW_MODES if num_distinct < FEW_MODES or dim > LARGE_DIM else MAX_MODES
 
 
-def _newton(target: LogDensity, start: Array, max_iterations: int) -> tuple[Array, Array]:
-    """Levenberg-Marquardt ascent from one start: the end point and whether it converged."""
+def _newton(target: LogDensity, start: Array, max_iterations: int) -> tuple[Array, Array, Array]:
+    """Levenberg-Marquardt ascent from one start: the end point, whether it converged, and its iterations."""
     dim = start.shape[0]
     eye = jnp.eye(dim, dtype=start.dtype)
 
@@ -126,8 +134,8 @@ def _newton(target: LogDensity, start: Array, max_iterations: int) -> tuple[Arra
         return ~done & (i < max_iterations)
 
     init = (start, target.value(start), jnp.asarray(1e-3, start.dtype), jnp.array(False), jnp.array(0))
-    x, _, _, done, _ = lax.while_loop(cond, body, init)
-    return x, done
+    x, _, _, done, num = lax.while_loop(cond, body, init)
+    return x, done, num
 
 
 @jit_once
@@ -140,8 +148,8 @@ def polish(target: LogDensity, starts: Array, max_iterations: int = 60) -> Modes
     if dim > LARGE_DIM:
         none = jnp.zeros(len(starts), bool)
         eye = jnp.broadcast_to(jnp.eye(dim, dtype=starts.dtype), (len(starts), dim, dim))
-        return Modes(starts, jax.vmap(target.value)(starts), eye, none, none)
-    points, converged = jax.vmap(lambda x: _newton(target, x, max_iterations))(starts)
+        return Modes(starts, jax.vmap(target.value)(starts), eye, none, none, jnp.array(len(starts)))
+    points, converged, num_iterations = jax.vmap(lambda x: _newton(target, x, max_iterations))(starts)
     log_density = jax.vmap(target.value)(points)
     precision = -jax.vmap(target.hessian)(points)
     chol: Array = jnp.linalg.cholesky(precision)
@@ -158,4 +166,5 @@ def polish(target: LogDensity, starts: Array, max_iterations: int = 60) -> Modes
     distinct, _ = lax.scan(keep, jnp.zeros(len(points), bool), jnp.argsort(-jnp.where(ok, log_density, -jnp.inf)))
     inverse = jax.vmap(lambda c: jax.scipy.linalg.solve_triangular(c, jnp.eye(dim, dtype=c.dtype), lower=True))(chol)
     scale_trils = jnp.linalg.cholesky(jnp.einsum("mji,mjk->mik", inverse, inverse))
-    return Modes(points, log_density, scale_trils, distinct, distinct & heavy)
+    num_gradients = (2 + dim) * jnp.sum(num_iterations) + (1 + dim) * len(points)
+    return Modes(points, log_density, scale_trils, distinct, distinct & heavy, num_gradients)

@@ -6,6 +6,7 @@ modes than that, one broad Gaussian over all of them, from which training anneal
 where the target's call for them. Above `LARGE_DIM`, where no Hessian tells modes apart, it is always one Gaussian.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,22 +17,25 @@ from jax.core import Tracer
 
 from numpyro_onestep.base import conditional_scale, mixture_vi, modes
 from numpyro_onestep.base.distribution import Base, whiten
-from numpyro_onestep.base.mixture_vi import Mixture, num_candidates
-from numpyro_onestep.base.modes import FEW_MODES, MAX_MODES, MORE_STARTS, NUM_STARTS, Modes
+from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.base.modes import FEW_MODES, MAX_MODES, MORE_STARTS, NUM_ASCENTS, Modes
 from numpyro_onestep.base.problem import log_affinity
-from numpyro_onestep.base.tails import fit_tails
-from numpyro_onestep.compilation import jit_once, split
+from numpyro_onestep.base.tails import cap, fit_tails, num_tail_draws
+from numpyro_onestep.compilation import jit, jit_once, split
 from numpyro_onestep.model.target import LARGE_DIM, Target
 
 __all__ = ["extend", "search"]
 
 _MIN_INFLUENCE = 0.3  # of a coordinate on the log scales of others; hyperparameters have .4 to 4, regressions below .2
 _NUM_HESSIANS = 64
+_NUM_REFINED = 200  # iterations of the last fit
 _GOOD_SHARE = 0.85  # of effective draws of the base, above which conditional scales are not tried
 
 
-def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> Base:
+def search(target: Target, init_scale: float, rng_key: Array, center: Array, spent: list[int] | None = None) -> Base:
     """The base for `target`, from starts spread by `init_scale` around `center`.
+
+    What it costs in target gradients is appended to `spent`; a plain evaluation counts as one.
 
     Under a JAX transformation of the key or the center no decision can be taken on values, and a fixed mixture of one
     Gaussian and the best eight modes is fitted, unused components without weight; neither conditional scales nor
@@ -41,15 +45,18 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> 
         ValueError: if the density is finite at none of the starts.
     """
     key_ascend, key_one, key_many, key_scales, key_tails, *_ = split(rng_key)
-    spreads: Any = np.full((NUM_STARTS, len(center)), init_scale, center.dtype)
-    radius = 0.1 * center.shape[0] ** 0.5
+    dim, spent = len(center), [] if spent is None else spent
+    spreads: Any = np.full((modes.num_starts(target.work), len(center)), init_scale, center.dtype)
+    radius = 0.1 * dim**0.5
     starts = modes.disperse(key_ascend, center, spreads)
     ends, log_density = modes.climb(target, starts, spreads)
     picked, num_distinct = modes.select(ends, log_density, radius, MAX_MODES)
     if isinstance(num_distinct, Tracer):
         found = modes.polish(target, ends[picked[:FEW_MODES]])
         return _search_traced(target, init_scale, key_one, key_many, found, starts)
+    climbing = len(spreads) * (NUM_ASCENTS + 1)
     found = _polished(target, ends, picked, FEW_MODES) if int(num_distinct) > 0 else None
+    spent.append(climbing + (0 if found is None else int(found.num_gradients)))
     if found is None or np.sum(found.valid) > 1:  # no mode seen yet, or more than one: many more starts
         more = [modes.climb(target, modes.disperse(k, center, spreads), spreads) for k in split(key_many)[:MORE_STARTS]]
         ends, log_density = (_joined(parts) for parts in zip((ends, log_density), *more, strict=True))
@@ -60,20 +67,33 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array) -> 
                 " around the initial point). Check the model or potential for nan, or set `init_strategy`/`init_params`"
                 " to a valid point and a smaller `init_scale`."
             )
-        found = _polished(target, ends, picked, modes.num_polished(int(num_distinct), center.shape[0]))
+        found = _polished(target, ends, picked, modes.num_polished(int(num_distinct), dim))
+        spent.append(MORE_STARTS * climbing + int(found.num_gradients))
     # the starts ended in more places than are looked at, and most of those are modes: there are many more
     if int(num_distinct) == MAX_MODES and int(np.sum(found.distinct)) > MAX_MODES // 2:
+        spent.append(dim * _NUM_HESSIANS)
         axes = _common_axes(target, random.fold_in(key_one, 1), starts[:_NUM_HESSIANS])
         return whiten(_broad(ends @ axes, axes.T @ found.scale_trils), annealed=True, rotation=axes)
+    num_tails = num_tail_draws(target.work)
+    short = mixture_vi.num_candidates(dim, target.work) * (mixture_vi.NUM_SHORT * mixture_vi.num_draws(dim) + 512)
+    spent.append(short + _refining(dim, 1) + num_tails)
     single, single_elbo = _fit_one(target, init_scale, key_one, found, starts)
     if np.sum(found.valid) > 1:
-        mixture, mixture_elbo = _refine(target, key_many, _at_modes(found, jnp.flatnonzero(found.valid)))
+        at_modes = jnp.flatnonzero(found.valid)
+        mixture, mixture_elbo = _refine(target, key_many, _at_modes(found, at_modes))
+        spent.append(_refining(dim, len(at_modes)))
         if mixture_elbo > single_elbo:
-            return fit_tails(target, key_tails, whiten(mixture))[0]
+            return cap(fit_tails(target, key_tails, whiten(mixture))[0])
     base, share = fit_tails(target, key_tails, whiten(single))
-    if share > _GOOD_SHARE or center.shape[0] > LARGE_DIM:
-        return base
-    return _fit_scales(target, key_scales, base)
+    if share > _GOOD_SHARE or dim > LARGE_DIM:
+        return cap(base)
+    spent.append(conditional_scale.NUM_ITERATIONS * conditional_scale.BATCH_SIZE + 2 * 512)
+    return cap(_fit_scales(target, key_scales, base))
+
+
+def _refining(dim: int, num_components: int) -> int:
+    """What `_refine` costs in target gradients."""
+    return _NUM_REFINED * mixture_vi.num_draws(dim) * num_components + 512
 
 
 def _polished(target: Target, points: Array, picked: Array, num: int) -> Modes:
@@ -84,7 +104,7 @@ def _joined(parts: tuple[Array, ...]) -> Any:
     return np.concatenate([np.asarray(part) for part in parts])
 
 
-def extend(target: Target, rng_key: Array, base: Base, regions: Mixture) -> Base:
+def extend(target: Target, rng_key: Array, base: Base, regions: Mixture, spent: list[int]) -> Base:
     """The mixture of what `base` holds, as Gaussians, and further `regions`, refitted together; as yet untrained."""
     shift, tril = base.whitening.shift, base.whitening.scale_tril
     held = base.mixture._replace(
@@ -95,14 +115,15 @@ def extend(target: Target, rng_key: Array, base: Base, regions: Mixture) -> Base
     # every component gets its chance: weights follow the mass within the fit
     q = q._replace(log_weights=jnp.full_like(q.log_weights, -jnp.log(len(q.log_weights))))
     key_refine, key_tails, *_ = split(rng_key)
+    spent.append(_refining(base.dim, len(q.log_weights)) + num_tail_draws(target.work))
     refined = whiten(_refine(target, key_refine, q)[0])
-    return fit_tails(target, key_tails, refined)[0]
+    return cap(fit_tails(target, key_tails, refined)[0])
 
 
 @jit_once
 def _refine(target: Target, rng_key: Array, q: Mixture) -> tuple[Mixture, Array]:
     key_fit, key_elbo = random.split(rng_key)
-    q = mixture_vi.fit(target, key_fit, q, num_iterations=200, first_rate=0.3, last_rate=0.02)
+    q = mixture_vi.fit(target, key_fit, q, num_iterations=_NUM_REFINED, first_rate=0.3, last_rate=0.02)
     return q, mixture_vi.elbo(target, key_elbo, q)
 
 
@@ -113,14 +134,14 @@ def _fit_one(target: Target, init_scale: float, rng_key: Array, found: Modes, st
     needle far from the mass.
     """
     key_fit, key_elbo, key_refine, *_ = split(rng_key)
-    fitted, elbos = mixture_vi.fit_each(target, key_fit, key_elbo, _candidates(init_scale, found, starts))
+    fitted, elbos = mixture_vi.fit_each(target, key_fit, key_elbo, _candidates(init_scale, found, starts, target.work))
     return _refine_best(target, key_refine, fitted, elbos)
 
 
-@jit_once
-def _candidates(init_scale: float, found: Modes, starts: Array) -> Mixture:
+@partial(jit_once, static_argnames=("work",))
+def _candidates(init_scale: float, found: Modes, starts: Array, work: int) -> Mixture:
     dim = starts.shape[1]
-    num = num_candidates(dim)
+    num = mixture_vi.num_candidates(dim, work)
     half = num // 2  # from the modes; the others are raw starts
     eye = jnp.eye(dim, dtype=starts.dtype)
     top = jnp.argsort(-jnp.where(found.valid, found.log_density, -jnp.inf))[:half]
@@ -138,7 +159,7 @@ def _refine_best(target: Target, rng_key: Array, fitted: Mixture, elbos: Array) 
     return _refine(target, rng_key, jax.tree.map(lambda leaf: leaf[best], fitted))
 
 
-@jit_once
+@jit
 def _fit_scales(target: Target, rng_key: Array, base: Base) -> Base:
     """Let the conditional scales vary where a coordinate rules those of others, and it betters the fit beyond noise.
 

@@ -8,13 +8,17 @@ from jax.scipy.special import logsumexp
 from numpyro_onestep.base.distribution import Base, log_prob, parts, sample
 from numpyro_onestep.base.problem import WhitenedTarget, effective_share
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.model.target import Target
+from numpyro_onestep.model.target import HEAVY_WORK, Target
 
-__all__ = ["fit_tails"]
+__all__ = ["cap", "fit_tails", "num_tail_draws"]
 
 _MIN_HEAVY_SHARE = 0.1
 _MAX_HEAVY_SHARE = 0.3
-_NUM_TAIL_DRAWS = 4096
+
+
+def num_tail_draws(work: int) -> int:
+    """Draws from which the tails are judged, for a target whose evaluation computes `work` numbers."""
+    return 1024 if work > HEAVY_WORK else 4096
 
 
 @jit_once
@@ -29,7 +33,7 @@ def fit_tails(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array]:
         The base, and the share of effective draws of it, less two standard errors.
     """
     half = base._replace(heavy_share=jnp.full_like(base.heavy_share, 0.5))
-    u = sample(half, rng_key, _NUM_TAIL_DRAWS)
+    u = sample(half, rng_key, num_tail_draws(target.work))
     log_parts = jnp.stack(jax.vmap(lambda u: parts(base, u))(u), axis=1)
     value = jax.vmap(WhitenedTarget(base, target).value)(u)
     log_square = 2 * jnp.where(jnp.isnan(value), -jnp.inf, value) - jax.vmap(lambda u: log_prob(half, u))(u)
@@ -49,7 +53,13 @@ def fit_tails(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array]:
         return jnp.sum(jnp.where(ratio > 0, ratio * (value - log_p), 0.0)) / jnp.sum(ratio)
 
     keep = (shares[1] > _MIN_HEAVY_SHARE) & (elbo(heavy) > elbo(base))
-    fitted = base._replace(heavy_share=jnp.where(keep, jnp.minimum(heavy.heavy_share, _MAX_HEAVY_SHARE), 0.0))
+    fitted = base._replace(heavy_share=jnp.where(keep, heavy.heavy_share, 0.0))
     log_p, log_half = (jax.vmap(lambda u, b=b: log_prob(b, u))(u) for b in (fitted, half))
     share, error = effective_share(value - log_p, log_p - log_half)
     return fitted, share * (1 - 2 * error)
+
+
+@jit_once
+def cap(base: Base) -> Base:
+    """The base with a Student-t share of three tenths at most, so that not too many draws are spent on tails."""
+    return base._replace(heavy_share=jnp.minimum(base.heavy_share, _MAX_HEAVY_SHARE))

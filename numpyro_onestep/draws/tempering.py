@@ -17,11 +17,12 @@ from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.model.target import LogDensity
 
-__all__ = ["particles"]
+__all__ = ["PER_ROUND", "particles"]
 
 _NUM_LEAPFROG = 8
-_NUM_MOVES = 3  # in each round
-_NUM_LAST_ROUNDS = 7  # at the target itself
+_NUM_MOVES = 2  # in each round
+PER_ROUND = _NUM_LEAPFROG * _NUM_MOVES  # gradients that each particle takes
+_NUM_LAST_ROUNDS = 5  # at the target itself
 _MAX_ROUNDS = 60
 _MIN_ESS = 0.7  # share of effective particles after each weighing
 _ACCEPTANCE = 0.8
@@ -46,10 +47,10 @@ class _Cloud(NamedTuple):
     num_last: Array
 
 
-def particles(target: LogDensity, base: Base, rng_key: Array, starts: Array) -> tuple[Array, Array]:
-    """Approximate draws of γ in whitened coordinates, from draws of p0, both of shape (N, D), and the λ reached.
+def particles(target: LogDensity, base: Base, rng_key: Array, starts: Array) -> tuple[Array, Array, Array]:
+    """Approximate draws of γ in whitened coordinates, from draws of p0, both of shape (N, D); the λ reached; rounds.
 
-    It is 1 unless they ran out of rounds.
+    λ is 1 unless they ran out of rounds.
 
     The shares of separate modes are those of the particles that the base sent there, corrected by the weights: right on
     average, where p0 has mass at every mode.
@@ -78,8 +79,8 @@ def particles(target: LogDensity, base: Base, rng_key: Array, starts: Array) -> 
         cloud = _move(look, cloud, key_move, i > 0)
         return i + 1, cloud._replace(num_last=cloud.num_last + arrived)
 
-    _, cloud = lax.while_loop(cond, body, (jnp.array(0), cloud))
-    return cloud.at.u, cloud.annealing
+    num_rounds, cloud = lax.while_loop(cond, body, (jnp.array(0), cloud))
+    return cloud.at.u, cloud.annealing, num_rounds
 
 
 def _weigh_and_resample(cloud: _Cloud, rng_key: Array, started: Array) -> _Cloud:

@@ -10,8 +10,9 @@ from jax import Array
 
 from numpyro_onestep.model.function import ModelFunction, plain
 
-__all__ = ["LARGE_DIM", "LogDensity", "Target", "safe_log_density"]
+__all__ = ["HEAVY_WORK", "LARGE_DIM", "LogDensity", "Target", "safe_log_density"]
 
+HEAVY_WORK = 300_000  # numbers that an evaluation computes, from which every gradient is thought of twice
 LARGE_DIM = 256  # above it Hessians, several Gaussian fits at once and wide networks cost too much
 
 

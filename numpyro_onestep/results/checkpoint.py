@@ -93,7 +93,7 @@ def load(cls: Any, path: str | Path, kernel: OneStep, postprocess_fn: Callable |
             f"{path} was made with another model: its log density at the saved point was {content['log_density']:.6g}, "
             f"here it is {value:.6g}. Load it with the model that it was trained on."
         )
-    trained = start(key, Problem(base, target), kernel.plan(base.dim), sampler.num_warmup)
+    trained = start(key, Problem(base, target), kernel.plan(base.dim, setup.work), sampler.num_warmup)
     networks = [StepNetwork.from_arrays(_decode(arrays)) for arrays in content["networks"]]
     best = networks[0] if len(networks) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
     scores = {name: jnp.asarray(content["scores"][name]).reshape(trained.done.shape) for name in _SCORES}

@@ -39,7 +39,7 @@ def judge(
     nats, not everything.
 
     Training is done where the weights are constant, in the tails too. Where it goes in rounds it is also done when the
-    share of effective draws, less two standard errors, reaches the target, or when the last round took away less than a
+    share of effective draws, less a standard error, reaches the target, or when the last round took away less than a
     tenth of what separates the ELBO from log Z: the next one would cost twice as much.
     """
     key = random.fold_in(state.rng_key, 2**31 - 1)
@@ -56,7 +56,7 @@ def judge(
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.average, state.best)
     stop = jnp.where(constant, CONSTANT, GOES_ON)
     if plan.in_rounds:
-        enough = (share * (1 - 2 * error) >= plan.target_ess) & better
+        enough = (share * (1 - error) >= plan.target_ess) & better
         stop = jnp.where(enough & ~constant, ENOUGH, stop)
         gap, before = log_mean - elbo, log_mean - state.elbo
         pays = (gap < (1 - _GAIN) * before) | (state.iteration < plan.num_iterations_at_least)
@@ -67,8 +67,9 @@ def judge(
         best_elbo=jnp.where(better, lower, state.best_elbo),
         best_log_z=jnp.where(better, log_mean, state.best_log_z),
         elbo=elbo,
-        ess_fraction=share,
+        ess_fraction=effective_share(log_w, jnp.zeros_like(log_w))[0],
         fold_fraction=jnp.mean(folded),
+        num_gradients=state.num_gradients + 2 * plan.num_held_out,
         stop=jnp.where(state.done, state.stop, stop),
         done=state.done | (stop != GOES_ON),
     )

@@ -13,6 +13,7 @@ from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.training import optimizer
 from numpyro_onestep.training.evaluation import SEEN, evaluate, judge
+from numpyro_onestep.training.losses import Consistency
 from numpyro_onestep.training.plan import Plan, Stage
 from numpyro_onestep.training.state import TrainState
 
@@ -43,6 +44,7 @@ def init(rng_key: Array, problem: Problem, plan: Plan, num_iterations: int) -> T
         elbo=zero,
         ess_fraction=zero,
         fold_fraction=zero,
+        num_gradients=jnp.array(0),
         stop=jnp.array(0),
         done=jnp.array(False),
     )
@@ -134,6 +136,8 @@ def _iterate(state: TrainState, problem: Problem, plan: Plan) -> TrainState:
             return optimizer.optimize(state, start + i, age + i, progress, anneal, problem, stage, rng_key, later)
 
         state = lax.fori_loop(0, jnp.where(here, steps, 0), body, state)
+        batch = sum(getattr(loss, "batch_size", 0) for loss in stage.losses if not isinstance(loss, Consistency))
+        state = state._replace(num_gradients=state.num_gradients + jnp.where(here, steps, 0) * batch)
         done = (iteration + 1 - begin) / (end - begin)
         counts = ~anneal | (optimizer.annealing(done) == 1.0)
         every = jnp.maximum(1, (last - first) // _NUM_EVALUATIONS)

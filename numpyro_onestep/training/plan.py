@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from numpyro_onestep.flow.steps import check_num_steps
+from numpyro_onestep.model.target import HEAVY_WORK
 from numpyro_onestep.training.losses import Consistency, Loss, PathGradient
 
 __all__ = ["Plan", "Stage", "default_width", "finer_budgets", "make_plan"]
@@ -134,6 +135,7 @@ def make_plan(
     width: int | None,
     num_replicates: int,
     target_ess: float,
+    work: int = 0,
 ) -> Plan:
     """First the one-step map, then the corrections of each finer budget, the finest first.
 
@@ -153,6 +155,7 @@ def make_plan(
         width: ridge directions of each block; by default by the dimension.
         num_replicates: flows to train at once.
         target_ess: share of effective draws that is enough.
+        work: numbers that one evaluation of the target computes, by which the number of held-out draws is chosen.
     """
     small = dim <= _SMALL_DIM
     batch = batch_size or (128 if small else 64)
@@ -168,4 +171,6 @@ def make_plan(
 
     finer = (stage(n, _REFINEMENT, _REFINEMENT_RATE) for n in budgets)
     stages = (stage(1, 1.0, learning_rate), *finer)
-    return Plan(stages, num_blocks, width or default_width(dim), num_replicates, target_ess)
+    return Plan(
+        stages, num_blocks, width or default_width(dim), num_replicates, target_ess, 512 if work > HEAVY_WORK else 2048
+    )

@@ -28,6 +28,7 @@ class TrainState(NamedTuple):
         elbo: DF-ELBO of the last evaluation, nats.
         ess_fraction: its effective sample size as a share of the draws.
         fold_fraction: its share of draws at which a Jacobian was not positive definite.
+        num_gradients: target gradients that training has taken, a plain evaluation counted as one.
         stop: why it has ended, an index of `evaluation.STOPS`.
         done: whether training has ended before all iterations were done.
     """
@@ -44,6 +45,7 @@ class TrainState(NamedTuple):
     elbo: Array
     ess_fraction: Array
     fold_fraction: Array
+    num_gradients: Array
     stop: Array
     done: Array
 

@@ -27,7 +27,8 @@ def audit(rng_key: Array, flows: Sequence[Flow], num_steps: int, init_scale: flo
         blocks = steps.compiled_blocks_of(flow.network, num_steps)
         audits.append(coverage.audit(flow.problem.density, init_scale, key, flow.problem.base, blocks, known))
     worst = max(audits, key=lambda found: (len(found.missing) > 0, len(found.doubtful) > 0, found.share))
-    return worst._replace(log_ratios=np.concatenate([found.log_ratios for found in audits]))
+    log_ratios, spent = np.concatenate([found.log_ratios for found in audits]), sum(f.num_gradients for f in audits)
+    return worst._replace(log_ratios=log_ratios, num_gradients=spent)
 
 
 def describe(found: Audit, constrain: Callable[[Array], Any]) -> list[str]:

@@ -11,6 +11,7 @@ Compilation is nearly all of the cost. So shapes are those of the base search, w
 is not heavy is left to NumPy.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base import mixture_vi, modes
 from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.mixture_vi import Mixture, num_candidates
-from numpyro_onestep.base.modes import MAX_MODES, NUM_STARTS
+from numpyro_onestep.base.modes import MAX_MODES, NUM_ASCENTS, num_starts
 from numpyro_onestep.base.problem import WhitenedTarget
 from numpyro_onestep.compilation import jit_once, split
 from numpyro_onestep.draws import tempering
@@ -33,8 +34,8 @@ from numpyro_onestep.model.target import Target
 __all__ = ["Audit", "audit"]
 
 _SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, in coordinates' scales: most room is far out
-_CHUNK = NUM_STARTS  # points looked at together: starts, particles, or a part of the draws from the regions
-_NUM_CHUNKS = 4  # of draws from the mixture of the regions
+_NUM_PARTS = 2  # of the particles, each as many as there are starts
+_NUM_CHUNKS = 8  # of draws from the mixture of the regions, each as many as there are starts
 _UNCOVERED = 5.0  # nats by which the target exceeds the flow there
 _NEGLIGIBLE = 0.003  # share of all mass
 _DOUBTFUL = 0.03  # estimated share that is not passed over even where its error is as large
@@ -50,12 +51,14 @@ class Audit(NamedTuple):
         log_ratios: log γ − log q at posterior draws that were made without the flow, shape (N,), nats: their mean is
             the DF-EUBO, an upper bound of log Z. Infinite where the way back through the flow fails; nan if there are
             no such draws, where the tempering did not arrive.
+        num_gradients: target gradients that it took, a plain evaluation counted as one.
     """
 
     share: float
     shares: np.ndarray
     regions: Mixture
     log_ratios: np.ndarray
+    num_gradients: int = 0
 
     @property
     def missing(self) -> np.ndarray:
@@ -81,38 +84,43 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
     """
     key_search, key_fit, key_measure, key_temper, *_ = split(rng_key)
     log_z = float(log_z) if np.isfinite(log_z) else -1e6
-    tempered, of_base, center = _particles(target, key_temper, base)
-    log_ratios = np.asarray(_values_and_gaps(target, base, blocks, tempered)[1])
+    num = num_starts(target.work)
+    tempered, of_base, center, num_rounds = _particles(target, key_temper, base, _NUM_PARTS * num)
+    parts: Any = np.split(np.asarray(tempered), _NUM_PARTS)
+    log_ratios = np.concatenate([np.asarray(_values_and_gaps(target, base, blocks, part)[1]) for part in parts])
     log_ratios = np.where(np.isnan(np.asarray(tempered)).any(axis=1), np.nan, log_ratios)
+    spent = len(log_ratios) * (1 + int(num_rounds) * tempering.PER_ROUND) + num * (2 * NUM_ASCENTS + 3)
     scales = _scales(np.asarray(of_base), init_scale)
-    points, log_density = _search(target, key_search, center, scales)
+    points, log_density = _search(target, key_search, center, scales, num)
     uncovered = np.asarray(_values_and_gaps(target, base, blocks, points)[1]) - log_z > _UNCOVERED
     log_density = jnp.asarray(np.where(uncovered, log_density, -np.inf))
     picked, num_distinct = modes.select(points, log_density, 0.1 * base.dim**0.5, MAX_MODES)
     if int(num_distinct) == 0:
-        nothing = np.zeros(num_candidates(base.dim), center.dtype)
+        nothing = np.zeros(num_candidates(base.dim, target.work), center.dtype)
         at = np.zeros((len(nothing), base.dim), center.dtype)
         nowhere: Any = Mixture(nothing - np.inf, at, np.zeros((*at.shape, base.dim), center.dtype))  # type: ignore
-        return Audit(0.0, nothing, nowhere, log_ratios)
+        return Audit(0.0, nothing, nowhere, log_ratios, spent)
     starts = points[picked[: modes.num_polished(int(num_distinct), base.dim)]]
-    regions = _fit(target, scales, key_fit, starts, int(num_distinct))
+    regions, polishing = _fit(target, scales, key_fit, starts, int(num_distinct))
+    fitting = len(regions.means) * mixture_vi.NUM_SHORT * mixture_vi.num_draws(base.dim)
+    spent += polishing + fitting + _NUM_CHUNKS * num
     share, shares = _measure(target, key_measure, base, blocks, log_z, regions)
-    return Audit(share, shares, regions, log_ratios)
+    return Audit(share, shares, regions, log_ratios, spent)
 
 
-@jit_once
-def _particles(target: Target, rng_key: Array, base: Base) -> tuple[Array, Array, Array]:
-    """Draws of the target by tempered particles, nan if they did not reach it; draws of the base, and its center.
+@partial(jit_once, static_argnames=("num",))
+def _particles(target: Target, rng_key: Array, base: Base, num: int) -> tuple[Array, Array, Array, Array]:
+    """Draws of the target by tempered particles, nan if they did not reach it; draws of the base, its center; rounds.
 
-    All unconstrained.
+    All points are unconstrained.
     """
     key_start, key_temper = random.split(rng_key)
-    start = base_.sample(base, key_start, _CHUNK)
-    end, annealing = tempering.particles(WhitenedTarget(base, target), base, key_temper, start)
+    start = base_.sample(base, key_start, num)
+    end, annealing, num_rounds = tempering.particles(WhitenedTarget(base, target), base, key_temper, start)
     points = jnp.concatenate([start, end, jnp.zeros((1, base.dim), start.dtype)])
     points = jax.vmap(lambda u: base_.unwhiten(base, u))(points)
-    of_base, tempered, center = points[:_CHUNK], points[_CHUNK:-1], points[-1]
-    return jnp.where(annealing == 1, tempered, jnp.nan), of_base, center
+    of_base, tempered, center = points[:num], points[num:-1], points[-1]
+    return jnp.where(annealing == 1, tempered, jnp.nan), of_base, center, num_rounds
 
 
 def _scales(of_base: np.ndarray, init_scale: float) -> np.ndarray:
@@ -124,9 +132,9 @@ def _scales(of_base: np.ndarray, init_scale: float) -> np.ndarray:
     return np.maximum(init_scale, (high - low) / 2).astype(of_base.dtype)
 
 
-def _search(target: Target, rng_key: Array, center: Array, scales: np.ndarray) -> tuple[Array, Array]:
+def _search(target: Target, rng_key: Array, center: Array, scales: np.ndarray, num: int) -> tuple[Array, Array]:
     """Points of high density and their log densities, from starts of all spreads around the base."""
-    spreads = jnp.asarray(np.repeat(_SPREADS, _CHUNK // len(_SPREADS)).astype(scales.dtype)[:, None] * scales)
+    spreads = jnp.asarray(np.repeat(_SPREADS, num // len(_SPREADS)).astype(scales.dtype)[:, None] * scales)
     ends, _ = modes.climb(target, modes.disperse(rng_key, center, spreads), spreads)
     return modes.climb(target, ends, jnp.asarray(np.broadcast_to(0.1 * scales, spreads.shape)))
 
@@ -143,7 +151,7 @@ def _values_and_gaps(target: Target, base: Base, blocks: BlockParams, z: Array) 
     return jax.vmap(one)(z)
 
 
-def _fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_usable: int) -> Mixture:
+def _fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_usable: int) -> tuple[Mixture, int]:
     """Gaussians fitted to the surroundings of the first starts; equal weights, none where another is already.
 
     Proper modes come first, by their Laplace mass: the pole of a hierarchical density, higher than any of them, must
@@ -151,7 +159,7 @@ def _fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_
     """
     found = jax.tree.map(np.asarray, modes.polish(target, starts))
     usable = np.arange(len(starts)) < num_usable
-    num = num_candidates(starts.shape[1])
+    num = num_candidates(starts.shape[1], target.work)
     log_mass = found.log_density + np.log(np.diagonal(found.scale_trils, axis1=1, axis2=2)).sum(1)
     proper = found.distinct & usable & np.isfinite(log_mass)
     order = np.argsort(np.where(proper, -log_mass, np.where(usable, 1e30, np.inf)), kind="stable")[:num]
@@ -167,16 +175,16 @@ def _fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_
             kept.append(i)
     log_weights = np.full(len(means), -np.inf, means.dtype)
     log_weights[kept] = -np.log(len(kept))
-    return Mixture(*map(jnp.asarray, (log_weights, means, trils)))
+    return Mixture(*map(jnp.asarray, (log_weights, means, trils))), int(found.num_gradients)
 
 
-@jit_once
-def _draw(regions: Mixture, rng_key: Array) -> tuple[Array, Array, Array]:
+@partial(jit_once, static_argnames=("num",))
+def _draw(regions: Mixture, rng_key: Array, num: int) -> tuple[Array, Array, Array]:
     """Draws of the mixture, stretched a little, with their log densities and each region's responsibility for them."""
     # wide enough for tails, not so wide that the weights of many dimensions vary
     dim = regions.means.shape[1]
     wide = regions._replace(scale_trils=(1 + min(0.2, dim**-0.5)) * regions.scale_trils)
-    z = mixture_vi.sample(wide, rng_key, _CHUNK)
+    z = mixture_vi.sample(wide, rng_key, num)
     log_q, nearest = jax.vmap(lambda z: (mixture_vi.log_prob(wide, z), mixture_vi.responsibilities(wide, z)))(z)
     return z, log_q, nearest
 
@@ -187,7 +195,7 @@ def _measure(
     """`share` and `shares`: importance sampling of the mass out of reach from the mixture of the regions."""
     parts = []
     for key in split(rng_key)[:_NUM_CHUNKS]:
-        z, log_q, nearest = _draw(regions, key)
+        z, log_q, nearest = _draw(regions, key, num_starts(target.work))
         parts.append((*_values_and_gaps(target, base, blocks, z), log_q, nearest))
     value, gap, log_q, nearest = (np.concatenate(part).astype(float) for part in zip(*parts, strict=True))
     log_w = np.where(gap - log_z > _UNCOVERED, value - log_z - log_q, -np.inf)

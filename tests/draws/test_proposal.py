@@ -7,7 +7,8 @@ from jax import random
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem
-from numpyro_onestep.draws.proposal import pool, propose, propose_once
+from numpyro_onestep.draws import proposal
+from numpyro_onestep.draws.proposal import pool, propose
 from numpyro_onestep.flow import block
 from numpyro_onestep.flow import steps as flow
 from numpyro_onestep.flow.density import Flow
@@ -29,8 +30,11 @@ def test_the_certificate_counts_the_draws_that_fold(monkeypatch, getkey, factor)
     monkeypatch.setattr(
         StepNetwork, "step", lambda self, t, d: (p := step(self, t, d))._replace(ridge=factor * p.ridge)
     )
+    jax.clear_caches()  # the programs know nothing of it
     trained, key = make(getkey()), getkey()
-    fresh = propose_once(trained, key, 2000, 1, check_folds=True)
+    monkeypatch.setattr(proposal, "_CHUNK", 2000)  # the draws are those of one key
+    fresh = propose(trained, key, 2000, 1, check_folds=True)
+    key = random.split(key, 1)[0]
     blocks = flow.blocks_of(trained.network, 1)
 
     @jax.vmap
@@ -64,7 +68,7 @@ def test_pooled_draws_alternate_and_keep_their_own_weights(getkey):
 def test_the_certificate_counts_the_draws_whose_way_back_misses(monkeypatch, getkey):
     inverse = flow.inverse
     monkeypatch.setattr(flow, "inverse", lambda blocks, y: inverse(blocks, y) + jnp.where(y[0] > 0, 0.01, 0.0))
-    fresh = propose_once(make(getkey()), getkey(), 500, 1, check_folds=True)
+    fresh = propose(make(getkey()), getkey(), 500, 1, check_folds=True)
     assert np.all(np.isfinite(fresh.log_weights))
     np.testing.assert_array_equal(fresh.folded, fresh.points[:, 0] > 0)
     assert 0.2 < np.mean(fresh.folded) < 0.8

@@ -21,7 +21,7 @@ def run(log_density, key):
         starts = base_.sample(BASE, key_start, NUM)
         return tempering.particles(safe_log_density(log_density), BASE, key_temper, starts)
 
-    u, annealing = run_compiled(key)
+    u, annealing, _ = run_compiled(key)
     return np.asarray(u), float(annealing)
 
 

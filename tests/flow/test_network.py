@@ -14,7 +14,7 @@ DIM = 3
 @pytest.fixture
 def network(getkey):
     """A network with every parameter off its initial value, the corrections included."""
-    flat, unravel = ravel_pytree(StepNetwork(DIM, num_blocks=2, width=8, rng_key=getkey()))
+    flat, unravel = ravel_pytree(StepNetwork(DIM, num_blocks=2, width=8, num_levels=7, rng_key=getkey()))
     return unravel(flat + 0.3 * random.normal(getkey(), flat.shape))
 
 
@@ -28,7 +28,9 @@ def push(network, x):
 @pytest.mark.parametrize(("num_steps", "tolerance"), [(1, 1e-5), (4, 2e-4)])
 def test_identity(getkey, num_steps, tolerance):
     # a block at rest, of a finer budget, is the identity up to ridges and bumps of height e^-14
-    blocks = flow.blocks_of(StepNetwork(DIM, num_blocks=2, width=8, rng_key=getkey(), identity=True), num_steps)
+    blocks = flow.blocks_of(
+        StepNetwork(DIM, num_blocks=2, width=8, num_levels=7, rng_key=getkey(), identity=True), num_steps
+    )
     x = 3 * random.normal(getkey(), (64, DIM))
     y, log_det = jax.jit(jax.vmap(lambda x: flow.forward_and_log_det(blocks, x)))(x)
     np.testing.assert_allclose(y, x, atol=tolerance)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from numpyro_onestep.model.function import bind, fingerprint, plain
+from numpyro_onestep.model.function import bind, fingerprint, plain, trace, work
 
 POINT = jnp.array([0.5])
 
@@ -103,7 +103,7 @@ def test_a_plain_function_equals_itself_alone():
 
 def test_a_fingerprint_tells_what_a_function_closes_over():
     def make(data, function=lambda data, x: jnp.sum(data * x)):
-        return fingerprint(bind("f", lambda args, kwargs, x: function(data, x), (), {}, True), POINT)
+        return fingerprint(trace(bind("f", lambda args, kwargs, x: function(data, x), (), {}, True), POINT))
 
     numbers = np.arange(3.0)
     assert make(numbers) == make(numbers.copy())
@@ -120,7 +120,7 @@ def test_what_a_trace_cannot_tell_is_never_the_same():
         return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
     function = bind("f", callback, (), {}, True)
-    assert fingerprint(function, POINT) != fingerprint(function, POINT)
+    assert fingerprint(trace(function, POINT)) != fingerprint(trace(function, POINT))
 
 
 @pytest.mark.skipif(jax.config.jax_enable_x64, reason="int64 holds it")
@@ -132,3 +132,16 @@ def test_integers_whose_powers_overflow_stay_what_they_are():
     assert large.arrays == ()
     assert len(small.arrays) == 1
     assert np.isclose(call(large, POINT)[0], 6.5)
+
+
+def test_work_counts_what_an_evaluation_computes():
+    matrix = jnp.ones((50, len(POINT)))
+
+    def count(function):
+        return work(trace(bind("f", lambda args, kwargs, x: function(x), (), {}, True), POINT))
+
+    assert count(lambda x: jnp.sum(x)) == 1
+    assert count(lambda x: jnp.sum(jnp.exp(x))) == len(POINT) + 1
+    assert count(lambda x: matrix @ x) == 50 + matrix.size + len(POINT)
+    looped = lambda x: jax.lax.fori_loop(0, 7, lambda i, x: jnp.exp(x), x)  # noqa: E731
+    assert 7 * len(POINT) <= count(looped) <= 7 * (len(POINT) + 2)

@@ -22,7 +22,7 @@ def counts(y):
 
 @pytest.fixture(scope="module")
 def sampler():
-    kernel = OneStep(counts, width=32, num_blocks=2, coverage_audit=False)
+    kernel = OneStep(counts, width=32, num_blocks=2, coverage_audit=False, target_ess=1.0)
     sampler = OneStepSampler(kernel, num_warmup=300, num_samples=100, num_chains=1, progress_bar=False)
     sampler.run(random.key(0), FIRST)
     return sampler

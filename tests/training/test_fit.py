@@ -27,7 +27,9 @@ def log_z(y):
 
 @pytest.fixture
 def trained():
-    sampler = OneStepSampler(OneStep(gamma_counts, width=32, num_blocks=2, coverage_audit=False), **COUNTS)
+    sampler = OneStepSampler(
+        OneStep(gamma_counts, width=32, num_blocks=2, coverage_audit=False, target_ess=1.0), **COUNTS
+    )
     sampler.run(random.key(0), np.array([0, 1]))
     return sampler
 

@@ -145,9 +145,11 @@ def test_annealed_training_keeps_the_base_until_the_target_is_reached(start):
     assert np.any(flat(early.network) != flat(advance(start, 9).network))
 
 
-def test_a_later_stage_refines_its_budget_and_leaves_the_one_step_map(getkey, start):
+def test_a_later_stage_refines_its_budget_and_leaves_the_one_step_map(getkey):
     stages = tuple(Stage((PathGradient(n, batch_size=64),), n, 5, 0.03, share) for n, share in ((1, 1.0), (2, 2.0)))
-    run = jax.jit(lambda state, n: loop.advance(state, banana(0.8), Plan(stages, num_blocks=1, width=8), n))
+    refined = Plan(stages, num_blocks=1, width=8)
+    start = jax.jit(lambda key: loop.init(key, banana(0.8), refined, NUM_ITERATIONS))(random.key(1))
+    run = jax.jit(lambda state, n: loop.advance(state, banana(0.8), refined, n))
     first = run(start, 7)  # a third of twenty iterations, rounded up
     assert int(first.iteration) == 7
     last = run(first, NUM_ITERATIONS)

@@ -23,14 +23,16 @@ def normal_problem(shift=0.0):
 
 @pytest.fixture
 def identity(getkey):
-    _, unravel = ravel_pytree(StepNetwork(DIM, num_blocks=2, width=8, rng_key=getkey()))
-    return unravel(ravel_pytree(StepNetwork(DIM, num_blocks=2, width=8, rng_key=getkey(), identity=True))[0])
+    _, unravel = ravel_pytree(StepNetwork(DIM, num_blocks=2, width=8, num_levels=7, rng_key=getkey()))
+    return unravel(
+        ravel_pytree(StepNetwork(DIM, num_blocks=2, width=8, num_levels=7, rng_key=getkey(), identity=True))[0]
+    )
 
 
 @pytest.fixture
 def network(getkey):
     """A network with every parameter off its initial value, the corrections included."""
-    flat, unravel = ravel_pytree(StepNetwork(DIM, num_blocks=2, width=8, rng_key=getkey()))
+    flat, unravel = ravel_pytree(StepNetwork(DIM, num_blocks=2, width=8, num_levels=7, rng_key=getkey()))
     return unravel(flat + 0.2 * random.normal(getkey(), flat.shape))
 
 

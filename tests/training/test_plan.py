@@ -8,7 +8,7 @@ ONE_STEP_ITERATIONS = 2000
 
 def planned(dim, budgets, consistency=(0.0, 0.0)):
     options = {"batch_size": None, "steps_per_iteration": None, "learning_rate": 0.03, "consistency": consistency}
-    options |= {"num_blocks": 3, "width": None, "num_replicates": 1}
+    options |= {"num_blocks": 3, "width": None, "num_replicates": 1, "target_ess": 1.0}
     return make_plan(dim, budgets, **options)
 
 
