@@ -6,8 +6,8 @@ import platform
 from pathlib import Path
 
 import jax
-import jaxlib
 from jax.experimental.compilation_cache import compilation_cache
+from jaxlib.version import __version__ as jaxlib_version
 
 __all__ = ["enable_compilation_cache"]
 
@@ -34,7 +34,7 @@ def enable_compilation_cache(directory: str | Path | None = None) -> Path:
     """
     if directory is None:
         directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numpyro-onestep"
-    folder = Path(directory).expanduser() / f"jax-{jax.__version__}-jaxlib-{jaxlib.__version__}-{_processor()}"
+    folder = Path(directory).expanduser() / f"jax-{jax.__version__}-jaxlib-{jaxlib_version}-{_processor()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -57,7 +57,7 @@ class OneStep(MCMCKernel):
             where finer budgets are refined, training is in full.
         width: ridge directions of each block of the network, by default 128 up to 64 dimensions and 32 above.
         num_blocks: blocks of one step.
-        batch_size: base draws per optimiser step; by default 128 up to 16 dimensions, then 64.
+        batch_size: base draws per optimiser step; by default 64, and 128 up to 16 dimensions with `target_ess=1.0`.
         steps_per_iteration: optimiser steps of one warmup iteration, half as many again where training anneals from a
             broad base; by default 10 up to 16 dimensions, 7 up to 40, and 280/D above, not less than 3.
         learning_rate: peak learning rate; above 4 dimensions 2/√D of it where training anneals from a broad base.

@@ -1,8 +1,9 @@
-"""Run the benchmark problems with default settings and print a table.
+"""Run the benchmark problems, trained in full and else with default settings, and print a table.
 
     python examples/benchmarks/run.py                         # all problems, float32, seed 0
     python examples/benchmarks/run.py funnel --seed 1 --x64   # one of them, in float64
     python examples/benchmarks/run.py --json rows.jsonl       # resumable: keeps the rows that are there
+    python examples/benchmarks/run.py --target-ess 0.9        # as `OneStep` does by default: stop early
     python examples/benchmarks/run.py funnel --no-audit --budgets 2 4 8 --curve  # from one training
 
 Columns: network evaluations a draw; share of effective draws among fresh proposals; log Z minus the truth and its
@@ -11,7 +12,7 @@ divergence between draws and exact draws, relative to that between exact draws (
 perfect draws are near 1); fold fraction on base draws and on base draws stretched by 1.5; share of draws x that the
 inverse recovers to 1e-4 (1 + max |x|); largest error of a posterior mean in posterior standard deviations (against the
 exact moments, or a long NUTS run with --nuts), among corrected draws; largest relative error of a mode's weight, among
-163,840 weighted draws; millions of target gradients, those of base search and audit estimated; seconds of the warmup
+163,840 weighted draws; millions of target gradients of the warmup; seconds of the warmup
 (base search, compilation, training and audit); `reliable`. In the JSON also `ess_median`, the median share of effective
 draws of ten sets, and `inverted_inflated`, the share inverted of the stretched draws. With --budgets the finer budgets
 are refined in the same warmup, and each gets a row of its own; --curve adds rows for all budgets up to 128 as they
@@ -38,13 +39,10 @@ from problems import PROBLEMS, Problem
 
 from numpyro_onestep import OneStep, OneStepSampler
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base import modes
 from numpyro_onestep.compilation import full_precision
 from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight, pareto_k, unseen_error
 from numpyro_onestep.flow import density, steps
-from numpyro_onestep.model.target import LARGE_DIM
 from numpyro_onestep.run import run_of
-from numpyro_onestep.training.losses import Consistency
 
 COLUMNS = (
     "nfe",
@@ -126,35 +124,6 @@ def sinkhorn_ratio(draws: np.ndarray, sample: Callable[[jax.Array, int], jax.Arr
     return float(ours / theirs)
 
 
-def training_gradients(sampler: OneStepSampler) -> float:
-    """Millions of target gradients: of the optimiser, and about so many of base search and audit.
-
-    Without a retry, and without what the audit evaluates where it found something.
-    """
-    state = sampler.last_state
-    plan, num_warmup = sampler.sampler.plan(state.base.dim), sampler.num_warmup
-    total, done = 0, int(state.train.iteration)
-    for index, stage in enumerate(plan.stages):
-        first, last = plan.bounds(index, jnp.asarray(num_warmup))
-        iterations = max(0, min(done, int(last)) - int(first))
-        longer = bool(state.base.annealed) and index == 0
-        num_steps = -(-3 * stage.steps_per_iteration // 2) if longer else stage.steps_per_iteration
-        batches = [getattr(loss, "batch_size", 0) for loss in stage.losses if not isinstance(loss, Consistency)]
-        total += iterations * num_steps * sum(batches)
-    audit = modes.NUM_STARTS * (400 + 60 * 3 * 8) if sampler.sampler.coverage_audit else 0
-    return (total + audit + search_gradients(state.base.dim, len(state.base.mixture.means))) / 1e6
-
-
-def search_gradients(dim: int, num_components: int) -> int:
-    """About so many target gradients find a base; a Hessian counts as D of them."""
-    ascent = modes.NUM_STARTS * 200
-    hessians = 64 * 61 * (1 + dim) if dim <= LARGE_DIM else 0  # of Newton steps, and of the search for common axes
-    draws = max(64, 2 * dim + 2)
-    gaussians = draws * (8 * 60 + 200 + 200 * max(8, num_components))
-    scales = 2000 * 128 if num_components == 1 else 0
-    return ascent + hessians + gaussians + scales
-
-
 def flat_draws(samples: Any) -> np.ndarray:
     """All sites side by side, shape (draws, coordinates)."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(samples)]
@@ -180,13 +149,14 @@ def measure(
     options: dict[str, Any] | None = None,
     curve: bool = False,
     num_warmup: int = 1000,
+    target_ess: float = 1.0,
 ) -> Iterator[dict[str, Any]]:
     """The rows of one problem from one training: of one step and each of `budgets`, or of all if `curve`.
 
     `options` are further ones of the kernel.
     """
     problem = PROBLEMS[name]()
-    choices = {"budgets": budgets, **problem.options, **(options or {})}
+    choices = {"budgets": budgets, "target_ess": target_ess, **problem.options, **(options or {})}
     kernel = kernel_class(problem.model, potential_fn=problem.potential_fn, **choices)
     sampler = OneStepSampler(kernel, num_warmup=num_warmup, num_samples=2500, progress_bar=False)
     params = problem.init_params
@@ -195,7 +165,7 @@ def measure(
     start = time.perf_counter()
     sampler.warmup(random.key(seed), init_params=params)
     jax.block_until_ready(sampler.last_state.train.best)
-    seconds = time.perf_counter() - start
+    seconds, gradients = time.perf_counter() - start, sampler.num_gradients / 1e6
     sampler.run(random.key(seed + 1), init_params=params)
     draws = flat_draws(sampler.get_samples())
     moments = problem.moments or (nuts_moments(problem) if nuts else None)
@@ -214,6 +184,7 @@ def measure(
             "budgets": list(budgets),
             "curve": curve,
             "audit": kernel.coverage_audit,
+            "target_ess": target_ess,
             "jaxlib": jaxlib.__version__,
             "backend": jax.default_backend(),
             "nfe": num_steps,
@@ -232,7 +203,7 @@ def measure(
             "inverted_inflated": inverted_inflated,
             "mean_error_sd": float("nan"),
             "mode_error": float("nan"),
-            "gradients": training_gradients(sampler),
+            "gradients": gradients,
             "seconds": seconds,
         }
         if num_steps == 1:  # of the corrected draws of the whole run
@@ -281,6 +252,7 @@ def main() -> None:
     parser.add_argument("problems", nargs="*", help=f"any of {', '.join(PROBLEMS)}; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--budgets", type=int, nargs="*", default=[], help="finer budgets to refine, such as 2 4 8")
+    parser.add_argument("--target-ess", type=float, default=1.0, help="stop when so many draws are effective")
     parser.add_argument("--curve", action="store_true", help="rows for all budgets from 1 to 128")
     parser.add_argument("--no-audit", action="store_true", help="without the coverage audit: seconds of training alone")
     parser.add_argument("--x64", action="store_true", help="double precision")
@@ -293,16 +265,32 @@ def main() -> None:
     extra = {"coverage_audit": not options.no_audit}
     known = rows_.read(options.json)
     columns = ("problem", "seed", "float64", "budgets", "curve", "audit")
-    done = [[row.get(column) for column in columns] for row in known]
+    done = [[*(row.get(column) for column in columns), row.get("target_ess", 1.0)] for row in known]
     missing: list[str] = []
     print(f"{'problem':24}" + "".join(f"{c:>15}" for c in COLUMNS) + "  reliable", flush=True)
     for name in options.problems or PROBLEMS:
-        if [name, options.seed, options.x64, list(budgets), options.curve, not options.no_audit] in done:
+        if [
+            name,
+            options.seed,
+            options.x64,
+            list(budgets),
+            options.curve,
+            not options.no_audit,
+            options.target_ess,
+        ] in done:
             print(f"{name:24} is in {options.json} already")
             continue
         rows = []
         try:
-            for row in measure(name, options.seed, budgets, options.nuts, options=extra, curve=options.curve):
+            for row in measure(
+                name,
+                options.seed,
+                budgets,
+                options.nuts,
+                options=extra,
+                curve=options.curve,
+                target_ess=options.target_ess,
+            ):
                 print(
                     f"{name:24}" + "".join(f"{row[c]:15.4f}" for c in COLUMNS) + f"  {row.get('reliable')}", flush=True
                 )

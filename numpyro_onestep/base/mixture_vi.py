@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-NUM_SHORT = 60  # iterations of a short fit
+NUM_SHORT = 50  # iterations of a short fit
 
 
 class Mixture(NamedTuple):

@@ -28,7 +28,7 @@ __all__ = [
     "select",
 ]
 
-NUM_ASCENTS = 200  # steps of first-order ascent from each start
+NUM_ASCENTS = 140  # steps of first-order ascent from each start
 MORE_STARTS = 3  # times as many where there is more than one mode
 MAX_MODES = 64
 FEW_MODES = 8

@@ -146,7 +146,7 @@ def make_plan(
     Args:
         dim: dimension D.
         budgets: the finer budgets to refine, the finest first.
-        batch_size: base draws per optimiser step; by default 128 up to 16 dimensions and 64 above.
+        batch_size: base draws per optimiser step; by default 64, and 128 up to 16 dimensions where training is in full.
         steps_per_iteration: optimiser steps of one iteration; by default 10 up to 16 dimensions, 7 up to 40, and 280/D
             above, not less than 3.
         learning_rate: peak learning rate of the one-step map.
@@ -158,7 +158,7 @@ def make_plan(
         work: numbers that one evaluation of the target computes, by which the number of held-out draws is chosen.
     """
     small = dim <= _SMALL_DIM
-    batch = batch_size or (128 if small else 64)
+    batch = batch_size or (128 if small and target_ess == 1 else 64)
     steps = steps_per_iteration or (10 if small else max(3, min(7, 280 // dim)))
     longer = 1 + _REFINEMENT * len(budgets)
 

@@ -34,7 +34,6 @@ from numpyro_onestep.model.target import Target
 __all__ = ["Audit", "audit"]
 
 _SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, in coordinates' scales: most room is far out
-_NUM_PARTS = 2  # of the particles, each as many as there are starts
 _NUM_CHUNKS = 8  # of draws from the mixture of the regions, each as many as there are starts
 _UNCOVERED = 5.0  # nats by which the target exceeds the flow there
 _NEGLIGIBLE = 0.003  # share of all mass
@@ -85,9 +84,8 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
     key_search, key_fit, key_measure, key_temper, *_ = split(rng_key)
     log_z = float(log_z) if np.isfinite(log_z) else -1e6
     num = num_starts(target.work)
-    tempered, of_base, center, num_rounds = _particles(target, key_temper, base, _NUM_PARTS * num)
-    parts: Any = np.split(np.asarray(tempered), _NUM_PARTS)
-    log_ratios = np.concatenate([np.asarray(_values_and_gaps(target, base, blocks, part)[1]) for part in parts])
+    tempered, of_base, center, num_rounds = _particles(target, key_temper, base, num)
+    log_ratios = np.asarray(_values_and_gaps(target, base, blocks, tempered)[1])
     log_ratios = np.where(np.isnan(np.asarray(tempered)).any(axis=1), np.nan, log_ratios)
     spent = len(log_ratios) * (1 + int(num_rounds) * tempering.PER_ROUND) + num * (2 * NUM_ASCENTS + 3)
     scales = _scales(np.asarray(of_base), init_scale)
