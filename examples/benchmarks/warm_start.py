@@ -128,7 +128,7 @@ def from_nothing(name: str, data: Data, key: Array, num_warmup: int) -> tuple[in
 
 def untrained(name: str, num_warmup: int = 1000) -> OneStepSampler:
     """A sampler of one of the models."""
-    kernel = OneStep(MODELS[name][0], coverage_audit=False)
+    kernel = OneStep(MODELS[name][0], coverage_audit=False, target_ess=1.0)
     return OneStepSampler(kernel, num_warmup=num_warmup, num_samples=100, progress_bar=False)
 
 

@@ -60,7 +60,7 @@ def judge(
         enough = (share * (1 - error) >= plan.target_ess) & (_tail_shape(log_w) <= _MAX_TAIL_SHAPE) & better
         stop = jnp.where(enough & ~constant, ENOUGH, stop)
         gap, before = log_mean - elbo, log_mean - state.elbo
-        pays = (gap < (1 - _GAIN) * before) | (state.iteration < plan.num_iterations_at_least)
+        pays = (gap < (1 - _GAIN) * before) | (state.iteration + 1 < plan.num_iterations_at_least)
         stop = jnp.where((stop == GOES_ON) & ~pays, NO_GAIN, stop)
     stop = jnp.where(counts, stop, GOES_ON)
     return state._replace(

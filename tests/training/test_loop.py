@@ -11,7 +11,8 @@ from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.draws.weights import log_mean_weight
 from numpyro_onestep.flow import density, steps
 from numpyro_onestep.model.target import safe_log_density
-from numpyro_onestep.training import loop
+from numpyro_onestep.training import evaluation, loop
+from numpyro_onestep.training.evaluation import STOPS
 from numpyro_onestep.training.losses import PathGradient
 from numpyro_onestep.training.plan import Plan, Stage
 
@@ -201,3 +202,44 @@ def test_weights_of_any_flow_average_to_the_evidence(getkey, start):
     assert np.mean(np.abs(y - x0)) > 0.05
     assert abs(log_z - LOG_Z) < 5 * std_error
     assert std_error < 0.05
+
+
+@pytest.mark.parametrize(("target_ess", "reason"), [(0.5, "enough effective draws"), (0.9999, "all iterations done")])
+def test_training_ends_when_enough_draws_are_effective(target_ess, reason):
+    stage = Stage((PathGradient(batch_size=64),), num_steps=1, steps_per_iteration=5, learning_rate=0.03)
+    rounds = Plan((stage,), num_blocks=1, width=8, target_ess=target_ess)
+    problem = banana(0.4)
+
+    @jax.jit
+    def run(key):
+        start = loop.init(key, problem, rounds, 100)
+        return start, loop.advance(start, problem, rounds, 100)
+
+    start, last = run(random.key(3))
+    assert STOPS[int(last.stop)] == reason
+    batches = 64 * 5 * int(last.iteration)
+    if last.done:
+        assert int(last.iteration) in (16, 48)  # the ends of rounds
+        assert last.ess_fraction > target_ess
+    evaluations = (int(last.num_gradients) - batches) / (2 * rounds.num_held_out)
+    assert evaluations == 1 + {16: 1, 48: 2, 100: 3}[int(last.iteration)]  # the base's own first
+    assert float(last.best_elbo) > float(start.best_elbo)
+
+
+def test_training_ends_where_it_no_longer_pays():
+    # one ridge and one iteration of one step: nothing that could bend the base into a ring
+    ring = safe_log_density(lambda x: -0.5 * ((jnp.linalg.norm(x) - 4.0) / 0.2) ** 2)
+    stage = Stage((PathGradient(batch_size=16),), num_steps=1, steps_per_iteration=1, learning_rate=1e-6)
+    rounds, problem = Plan((stage,), num_blocks=1, width=8, target_ess=0.9), Problem(BASE, ring)
+    start = loop.init(random.key(0), problem, rounds, 1000)
+    last = jax.jit(lambda state: loop.advance(state, problem, rounds, 1000))(start)
+    assert STOPS[int(last.stop)] == "more training no longer pays"
+    assert int(last.iteration) == rounds.num_iterations_at_least
+
+
+def test_a_heavy_tail_of_the_weights_is_told(getkey):
+    uniform = random.uniform(getkey(), (2048,))
+    for shape in (0.2, 0.5, 0.8):
+        log_w = jnp.log1p(1e-3 * (uniform**-shape - 1) / shape)
+        assert abs(float(evaluation._tail_shape(log_w)) - shape) < 0.25
+    assert float(evaluation._tail_shape(jnp.zeros(2048))) == -np.inf

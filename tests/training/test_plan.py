@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 
 from numpyro_onestep.training.losses import Consistency
-from numpyro_onestep.training.plan import finer_budgets, make_plan
+from numpyro_onestep.training.plan import Plan, finer_budgets, make_plan
 
 ONE_STEP_ITERATIONS = 2000
 
@@ -39,3 +40,25 @@ def test_budgets_are_checked():
     for budgets in ((), (2,), (2, 8)):
         with pytest.raises(ValueError, match="name two such `budgets`"):
             finer_budgets(1, budgets, (0.0, 1.0))
+
+
+@pytest.mark.parametrize("annealed", [False, True])
+@pytest.mark.parametrize("num_iterations", [1, 15, 16, 30, 31, 48, 100, 500, 1000])
+def test_rounds_follow_one_another_and_grow(num_iterations, annealed):
+    iterations = np.arange(num_iterations)
+    first, last = Plan((), target_ess=0.9).round(iterations, num_iterations, annealed)
+    first, last = np.broadcast_to(first, iterations.shape), np.broadcast_to(last, iterations.shape)
+    assert np.all((first <= iterations) & (iterations < last))
+    ends = [0, *np.unique(last)]
+    assert ends[-1] == num_iterations
+    assert np.all(first == np.array([max(end for end in ends if end <= i) for i in iterations]))
+    lengths = np.diff(ends)
+    assert np.all(lengths[1:] >= lengths[:-1])
+    assert np.all(lengths[1:-1] == 2 * lengths[:-2])
+
+
+def test_finer_budgets_are_refined_after_training_in_full():
+    assert planned(10, (2,)).num_levels == 1
+    assert not planned(10, (2,)).in_rounds
+    assert Plan(planned(10, ()).stages, target_ess=0.9).in_rounds
+    assert not Plan(planned(10, (2,)).stages, target_ess=0.9).in_rounds
