@@ -13,7 +13,7 @@ from numpyro_onestep.draws.proposal import propose
 from numpyro_onestep.draws.weights import log_mean_weight
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.kernel import OneStep
-from numpyro_onestep.model.function import ModelFunction
+from numpyro_onestep.model.function import ModelFunction, same_leaves
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState, flows_of, trained_flows
 from numpyro_onestep.trust.audit import audit, describe
@@ -22,7 +22,7 @@ from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.estimate import estimate
 from numpyro_onestep.trust.evidence import Evidence
 
-__all__ = ["Run", "evidence", "run_of", "same_leaves"]
+__all__ = ["Run", "evidence", "run_of"]
 
 _NUM_PROPOSALS = 4096
 
@@ -81,13 +81,6 @@ def run_of(mcmc: MCMC, what: str) -> Run:
     setup.check_unchanged()
     args, kwargs = given
     return Run(kernel, setup, args, kwargs, state)
-
-
-def same_leaves(a: Any, b: Any) -> bool:
-    """Whether two pytrees hold the very same leaves."""
-    leaves_a, tree_a = jax.tree.flatten(a)
-    leaves_b, tree_b = jax.tree.flatten(b)
-    return tree_a == tree_b and all(x is y for x, y in zip(leaves_a, leaves_b, strict=True))
 
 
 def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS, audited: Audit | None = None) -> Evidence:

@@ -16,10 +16,10 @@ from numpyro_onestep.draws.chains import collect
 from numpyro_onestep.draws.proposal import pool
 from numpyro_onestep.flow.steps import check_num_steps
 from numpyro_onestep.kernel import OneStep
-from numpyro_onestep.model.function import ModelFunction, Same, owned, plain
+from numpyro_onestep.model.function import ModelFunction, Same, owned, plain, same_leaves
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.results import checkpoint, inference_data, samples
-from numpyro_onestep.run import evidence, run_of, same_leaves
+from numpyro_onestep.run import evidence, run_of
 from numpyro_onestep.state import (
     OneStepState,
     acceptance,

@@ -18,7 +18,7 @@ HOUSE: dict[str, list[str]] = {
     "flow": ["block", "network", "steps", "density"],
     "draws": ["weights", "metropolis", "proposal", "chains", "tempering"],
     "training": ["losses", "plan", "state", "optimizer", "evaluation", "loop", "fit"],
-    "trust": ["evidence", "checks", "estimate", "coverage", "audit"],
+    "trust": ["evidence", "checks", "estimate", "regions", "coverage", "audit"],
     "paper": ["noise", "control", "log_det", "sde", "losses"],
     "state": [],
     "warmup": [],

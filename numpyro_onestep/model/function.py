@@ -20,7 +20,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-__all__ = ["ModelFunction", "Same", "bind", "fingerprint", "owned", "plain", "trace", "work"]
+__all__ = ["ModelFunction", "Same", "bind", "fingerprint", "owned", "plain", "same_leaves", "trace", "work"]
 
 _BLUR = 1e-5  # of an array's spread: what rounding to float32 may cost before the array stays a constant
 _MAX_INTEGER = 1000  # beyond it the cube of an integer overflows 32 bits
@@ -135,6 +135,13 @@ def _owned_leaf(leaf: Any, before: Any) -> Any:
         return leaf
     known = isinstance(before, np.ndarray) and (leaf.dtype, leaf.shape) == (before.dtype, before.shape)
     return before if known and leaf.tobytes() == before.tobytes() else leaf.copy()
+
+
+def same_leaves(a: Any, b: Any) -> bool:
+    """Whether two pytrees hold the very same leaves."""
+    leaves_a, tree_a = jax.tree.flatten(a)
+    leaves_b, tree_b = jax.tree.flatten(b)
+    return tree_a == tree_b and all(x is y for x, y in zip(leaves_a, leaves_b, strict=True))
 
 
 def trace(function: ModelFunction, x: Array) -> ClosedJaxpr:

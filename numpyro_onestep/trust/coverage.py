@@ -27,15 +27,14 @@ from numpyro_onestep.base.modes import MAX_MODES, NUM_ASCENTS, num_starts
 from numpyro_onestep.base.problem import WhitenedTarget
 from numpyro_onestep.compilation import jit_once, split
 from numpyro_onestep.draws import tempering
-from numpyro_onestep.flow import density
 from numpyro_onestep.flow.block import BlockParams
 from numpyro_onestep.model.target import Target
+from numpyro_onestep.trust import regions as regions_
+from numpyro_onestep.trust.regions import UNCOVERED, values_and_gaps
 
 __all__ = ["Audit", "audit"]
 
 _SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, in coordinates' scales: most room is far out
-_NUM_CHUNKS = 8  # of draws from the mixture of the regions, each as many as there are starts
-_UNCOVERED = 5.0  # nats by which the target exceeds the flow there
 _NEGLIGIBLE = 0.003  # share of all mass
 _DOUBTFUL = 0.03  # estimated share that is not passed over even where its error is as large
 
@@ -85,12 +84,12 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
     log_z = float(log_z) if np.isfinite(log_z) else -1e6
     num = num_starts(target.work)
     tempered, of_base, center, num_rounds = _particles(target, key_temper, base, num)
-    log_ratios = np.asarray(_values_and_gaps(target, base, blocks, tempered)[1])
+    log_ratios = np.asarray(values_and_gaps(target, base, blocks, tempered)[1])
     log_ratios = np.where(np.isnan(np.asarray(tempered)).any(axis=1), np.nan, log_ratios)
     spent = len(log_ratios) * (1 + int(num_rounds) * tempering.PER_ROUND) + num * (2 * NUM_ASCENTS + 3)
     scales = _scales(np.asarray(of_base), init_scale)
     points, log_density = _search(target, key_search, center, scales, num)
-    uncovered = np.asarray(_values_and_gaps(target, base, blocks, points)[1]) - log_z > _UNCOVERED
+    uncovered = np.asarray(values_and_gaps(target, base, blocks, points)[1]) - log_z > UNCOVERED
     log_density = jnp.asarray(np.where(uncovered, log_density, -np.inf))
     picked, num_distinct = modes.select(points, log_density, 0.1 * base.dim**0.5, MAX_MODES)
     if int(num_distinct) == 0:
@@ -99,10 +98,10 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
         nowhere: Any = Mixture(nothing - np.inf, at, np.zeros((*at.shape, base.dim), center.dtype))  # type: ignore
         return Audit(0.0, nothing, nowhere, log_ratios, spent)
     starts = points[picked[: modes.num_polished(int(num_distinct), base.dim)]]
-    regions, polishing = _fit(target, scales, key_fit, starts, int(num_distinct))
+    regions, polishing = regions_.fit(target, scales, key_fit, starts, int(num_distinct))
     fitting = len(regions.means) * mixture_vi.NUM_SHORT * mixture_vi.num_draws(base.dim)
-    spent += polishing + fitting + _NUM_CHUNKS * num
-    share, shares = _measure(target, key_measure, base, blocks, log_z, regions)
+    spent += polishing + fitting + regions_.NUM_CHUNKS * num
+    share, shares = regions_.measure(target, key_measure, base, blocks, log_z, regions)
     return Audit(share, shares, regions, log_ratios, spent)
 
 
@@ -135,75 +134,3 @@ def _search(target: Target, rng_key: Array, center: Array, scales: np.ndarray, n
     spreads = jnp.asarray(np.repeat(_SPREADS, num // len(_SPREADS)).astype(scales.dtype)[:, None] * scales)
     ends, _ = modes.climb(target, modes.disperse(rng_key, center, spreads), spreads)
     return modes.climb(target, ends, jnp.asarray(np.broadcast_to(0.1 * scales, spreads.shape)))
-
-
-@jit_once
-def _values_and_gaps(target: Target, base: Base, blocks: BlockParams, z: Array) -> tuple[Array, Array]:
-    """Log γ and log γ − log q at points (N, D); the latter infinite where the inverse fails, as it does far outside."""
-
-    def one(z: Array) -> tuple[Array, Array]:
-        value = target.value(z)
-        gap = value - density.log_prob(base, blocks, z)
-        return value, jnp.where(jnp.isnan(gap), jnp.where(value > -jnp.inf, jnp.inf, -jnp.inf), gap)
-
-    return jax.vmap(one)(z)
-
-
-def _fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_usable: int) -> tuple[Mixture, int]:
-    """Gaussians fitted to the surroundings of the first starts; equal weights, none where another is already.
-
-    Proper modes come first, by their Laplace mass: the pole of a hierarchical density, higher than any of them, must
-    not take their place.
-    """
-    found = jax.tree.map(np.asarray, modes.polish(target, starts))
-    usable = np.arange(len(starts)) < num_usable
-    num = num_candidates(starts.shape[1], target.work)
-    log_mass = found.log_density + np.log(np.diagonal(found.scale_trils, axis1=1, axis2=2)).sum(1)
-    proper = found.distinct & usable & np.isfinite(log_mass)
-    order = np.argsort(np.where(proper, -log_mass, np.where(usable, 1e30, np.inf)), kind="stable")[:num]
-    small = np.diag(0.15 * scales)
-    means = np.where(proper[order, None], found.points[order], np.asarray(starts)[order])
-    trils = np.where(proper[order, None, None], found.scale_trils[order], small)
-    singles = Mixture(*map(jnp.asarray, (np.zeros_like(means[:, :1]), means[:, None], trils[:, None])))
-    fitted, _ = mixture_vi.fit_each(target, rng_key, rng_key, singles)  # the second key is that of the ELBO, not used
-    means, trils = np.asarray(fitted.means[:, 0]), np.asarray(fitted.scale_trils[:, 0])
-    kept: list[int] = []
-    for i in range(int(np.sum(usable[order]))):
-        if not any(np.linalg.norm(np.linalg.solve(trils[j], means[i] - means[j])) < 1 for j in kept):
-            kept.append(i)
-    log_weights = np.full(len(means), -np.inf, means.dtype)
-    log_weights[kept] = -np.log(len(kept))
-    return Mixture(*map(jnp.asarray, (log_weights, means, trils))), int(found.num_gradients)
-
-
-@partial(jit_once, static_argnames=("num",))
-def _draw(regions: Mixture, rng_key: Array, num: int) -> tuple[Array, Array, Array]:
-    """Draws of the mixture, stretched a little, with their log densities and each region's responsibility for them."""
-    # wide enough for tails, not so wide that the weights of many dimensions vary
-    dim = regions.means.shape[1]
-    wide = regions._replace(scale_trils=(1 + min(0.2, dim**-0.5)) * regions.scale_trils)
-    z = mixture_vi.sample(wide, rng_key, num)
-    log_q, nearest = jax.vmap(lambda z: (mixture_vi.log_prob(wide, z), mixture_vi.responsibilities(wide, z)))(z)
-    return z, log_q, nearest
-
-
-def _measure(
-    target: Target, rng_key: Array, base: Base, blocks: BlockParams, log_z: float, regions: Mixture
-) -> tuple[float, np.ndarray]:
-    """`share` and `shares`: importance sampling of the mass out of reach from the mixture of the regions."""
-    parts = []
-    for key in split(rng_key)[:_NUM_CHUNKS]:
-        z, log_q, nearest = _draw(regions, key, num_starts(target.work))
-        parts.append((*_values_and_gaps(target, base, blocks, z), log_q, nearest))
-    value, gap, log_q, nearest = (np.concatenate(part).astype(float) for part in zip(*parts, strict=True))
-    log_w = np.where(gap - log_z > _UNCOVERED, value - log_z - log_q, -np.inf)
-    log_w = np.where(np.isnan(log_w), -np.inf, log_w)
-    if not np.any(log_w > -np.inf):
-        return 0.0, np.zeros(len(regions.means))
-    top = np.max(log_w)
-    weights = np.exp(log_w - top)
-    lower = max(np.mean(weights) - 2 * np.std(weights) / len(weights) ** 0.5, 0.0)
-    # in logs, since the mass missed may be far more than that found
-    log_total = np.logaddexp(0.0, top + np.log(np.mean(weights)))
-    shares = np.exp(top - log_total) * np.mean(weights[:, None] * nearest, axis=0)
-    return float(np.exp(top - log_total) * lower), shares
