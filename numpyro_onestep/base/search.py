@@ -26,7 +26,7 @@ from numpyro_onestep.model.target import LARGE_DIM, Target
 
 __all__ = ["extend", "search"]
 
-_MIN_INFLUENCE = 0.3  # of a coordinate on the log scales of others; hyperparameters have .4 to 4, regressions below .2
+_MIN_INFLUENCE = 0.38  # of a coordinate on the log scales of others; hyperparameters have .4 to 4, regressions below .2
 _NUM_HESSIANS = 64
 _NUM_REFINED = 120  # iterations of the last fit
 _GOOD_SHARE = 0.85  # of effective draws of the base, above which conditional scales are not tried
