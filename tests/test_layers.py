@@ -16,7 +16,7 @@ HOUSE: dict[str, list[str]] = {
     "model": ["function", "trace", "target", "setup", "initialize"],
     "base": ["modes", "mixture_vi", "conditional_scale", "distribution", "problem", "tails", "search"],
     "flow": ["block", "network", "steps", "density"],
-    "draws": ["weights", "metropolis", "proposal", "chains", "tempering"],
+    "draws": ["weights", "metropolis", "folds", "proposal", "chains", "tempering"],
     "training": ["losses", "plan", "state", "optimizer", "evaluation", "loop", "fit"],
     "trust": ["evidence", "checks", "estimate", "regions", "coverage", "audit"],
     "paper": ["noise", "control", "log_det", "sde", "losses"],

@@ -10,7 +10,8 @@ from jax import Array, lax, random
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.compilation import jit, jit_once, split
-from numpyro_onestep.flow import density, steps
+from numpyro_onestep.draws import folds
+from numpyro_onestep.flow import density
 from numpyro_onestep.flow.density import Flow
 
 __all__ = ["Proposals", "pool", "propose", "propose_once"]
@@ -46,7 +47,7 @@ def propose(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, check
     num_chunks = -(-num_draws // size)
     drawn = _propose(trained, rng_key, num_chunks, size, num_steps)
     if check_folds:
-        drawn = drawn._replace(folded=_folded(trained, rng_key, num_chunks, size, num_steps))
+        drawn = drawn._replace(folded=folds.folded(trained, rng_key, num_chunks, size, num_steps))
     return drawn if num_chunks * size == num_draws else first(drawn, num_draws)
 
 
@@ -55,21 +56,6 @@ def _propose(trained: Flow, rng_key: Array, num_chunks: int, size: int, num_step
     chunk = lambda key: propose_once(trained, key, size, num_steps)  # noqa: E731
     chunks = lax.map(chunk, random.split(rng_key, num_chunks))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), chunks)
-
-
-@partial(jit, static_argnames=("num_chunks", "size", "num_steps"))
-def _folded(trained: Flow, rng_key: Array, num_chunks: int, size: int, num_steps: int) -> Array:
-    """Which of the draws of `_propose` fold: the same base draws, there and back."""
-    blocks = steps.blocks_of(trained.network, num_steps)
-
-    def one(x0: Array) -> Array:
-        y, log_det = steps.forward_and_log_det(blocks, x0)
-        # relative far out, where a Student-t base has draws as well
-        allowed = 1e-3 * jnp.maximum(1.0, 0.1 * jnp.max(jnp.abs(x0)))
-        return jnp.isnan(log_det) | ~(jnp.max(jnp.abs(steps.inverse(blocks, y) - x0)) < allowed)
-
-    chunk = lambda key: jax.vmap(one)(base_.sample(trained.problem.base, key, size))  # noqa: E731
-    return lax.map(chunk, random.split(rng_key, num_chunks)).ravel()
 
 
 @partial(jit_once, static_argnames=("num_draws",))

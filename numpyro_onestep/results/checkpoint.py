@@ -23,7 +23,7 @@ from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = ["load", "save"]
 
-_FORMAT = 5
+_FORMAT = 6
 _TUPLE = "__tuple__"
 _SCORES = ("best_elbo", "best_log_z")  # of each flow
 

@@ -91,6 +91,7 @@ def _tail_shape(log_w: Array) -> Array:
 
 
 def describe(trained: TrainState) -> str:
-    """The last evaluation, in a line for a progress bar; the mean over replicates."""
+    """The last evaluation, the mean over replicates, and why training has ended, in a line for a progress bar."""
     elbo, ess, folds = (float(np.mean(x)) for x in (trained.elbo, trained.ess_fraction, trained.fold_fraction))
-    return f"elbo={elbo:.3f} ess={100 * ess:.0f}% folds={folds:.3f}"
+    reasons = sorted({STOPS[int(stop)] for stop in np.ravel(trained.stop)}) if np.all(trained.done) else []
+    return f"elbo={elbo:.3f} ess={100 * ess:.0f}% folds={folds:.3f}" + "".join(f" ({reason})" for reason in reasons)

@@ -221,6 +221,7 @@ def test_training_ends_when_enough_draws_are_effective(target_ess, reason):
     if last.done:
         assert int(last.iteration) in (16, 48)  # the ends of rounds
         assert last.ess_fraction > target_ess
+    assert (reason in evaluation.describe(last)) == bool(last.done)
     evaluations = (int(last.num_gradients) - batches) / (2 * rounds.num_held_out)
     assert evaluations == 1 + {16: 1, 48: 2, 100: 3}[int(last.iteration)]  # the base's own first
     assert float(last.best_elbo) > float(start.best_elbo)
