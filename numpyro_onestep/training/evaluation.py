@@ -20,6 +20,7 @@ GOES_ON, CONSTANT, ENOUGH, NO_GAIN = range(4)
 STOPS = ("all iterations done", "weights constant", "enough effective draws", "more training no longer pays")
 _MAX_TAIL_SHAPE = 0.65
 _GAIN = 0.1  # share of the ELBO's gap that a round must take away for the next one to pay
+_GAIN_FOR_TARGET = 0.4  # nats that it must, for each part of the draws that need not be effective
 _DEPTH = 10.0  # nats below the mean weight at which a held-out weight no longer counts for less
 
 
@@ -41,7 +42,8 @@ def judge(
 
     Training is done where the weights are constant, in the tails too. Where it goes in rounds it is also done when the
     share of effective draws, less a standard error, reaches the target and the weights' tail is not heavy, or when the
-    last round took away less than a tenth of what separates the ELBO from log Z: the next one would cost twice as much.
+    last round raised the ELBO by less than a tenth of what separates it from log Z, or by little (.04 nats for a target
+    of .9): the next one would cost twice as much.
     """
     key = random.fold_in(state.rng_key, 2**31 - 1)
     log_w, log_ratios = held_out(key, problem.base, weigh, plan.num_held_out)
@@ -60,7 +62,8 @@ def judge(
         enough = (share * (1 - error) >= plan.target_ess) & (_tail_shape(log_w) <= _MAX_TAIL_SHAPE) & better
         stop = jnp.where(enough & ~constant, ENOUGH, stop)
         gap, before = log_mean - elbo, log_mean - state.elbo
-        pays = (gap < (1 - _GAIN) * before) | (state.iteration + 1 < plan.num_iterations_at_least)
+        worthwhile = jnp.maximum(_GAIN * before, _GAIN_FOR_TARGET * (1 - plan.target_ess))
+        pays = (before - gap >= worthwhile) | (state.iteration + 1 < plan.num_iterations_at_least)
         stop = jnp.where((stop == GOES_ON) & ~pays, NO_GAIN, stop)
     stop = jnp.where(counts, stop, GOES_ON)
     return state._replace(
