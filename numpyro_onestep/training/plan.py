@@ -16,7 +16,6 @@ __all__ = ["Plan", "Stage", "default_width", "finer_budgets", "make_plan"]
 _WIDE_DIM = 64
 _SMALL_DIM = 16  # up to here more steps and larger batches are cheap
 _FIRST_ROUND = 16  # iterations
-_FIRST_ANNEALED_ROUND = 128
 _REFINEMENT = 0.5  # time spent on a finer budget, relative to the one-step map's
 _REFINEMENT_RATE = 0.01  # peak learning rate of the corrections
 
@@ -89,9 +88,10 @@ class Plan:
         """The first iteration of the round that `iteration` is in, and that after its last.
 
         Each round is twice as long as the one before it, the last at least as long. In each the learning rate falls to
-        next to nothing, so that every round ends with a network that may be the last.
+        next to nothing, so that every round ends with a network that may be the last. Where training anneals from a
+        broad base there is one round: rounds that follow the annealing gain far less than a long annealing does.
         """
-        shortest = jnp.where(annealed, _FIRST_ANNEALED_ROUND, _FIRST_ROUND)
+        shortest = jnp.where(annealed, num_iterations, _FIRST_ROUND)
         number = jnp.floor(jnp.log2(iteration / shortest + 1.0) + 1e-4).astype(int)
         length = shortest * 2**number
         first = length - shortest
