@@ -51,7 +51,7 @@ class OneStep(MCMCKernel):
         correction: "metropolis" (default, exact), "resample" (each draw chosen by weight: from 32, or by
             `OneStepSampler` from twice as many as there are draws, so that some repeat) or "none" (as drawn).
         init_strategy: NumPyro initialisation strategy of the first starting point.
-        init_scale: spread, in unconstrained space, of the 512 starting points around the first one.
+        init_scale: spread, in unconstrained space, of the starting points around the first one.
         target_ess: share of one-step draws that is to be effective, held out, tails included. Training ends when it is
             reached, or when more of it no longer pays; `num_warmup` is only the longest that it may take. With 1, and
             where finer budgets are refined, training is in full.

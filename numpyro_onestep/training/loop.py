@@ -104,7 +104,10 @@ def _if(condition: Array, function: Callable[[TrainState], TrainState], state: T
 
 
 def _iterate(state: TrainState, problem: Problem, plan: Plan) -> TrainState:
-    """One iteration: a block of optimiser steps, and an evaluation twenty times a stage and at its end."""
+    """One iteration: a block of optimiser steps, and an evaluation where one is due.
+
+    That is at the end of each round, or twenty times a stage and at its end where training does not go in rounds.
+    """
     iteration = state.iteration
     for index, stage in enumerate(plan.stages):
         later = index > 0
@@ -112,12 +115,12 @@ def _iterate(state: TrainState, problem: Problem, plan: Plan) -> TrainState:
         here = (iteration >= first) & (iteration < last)
         rng_key = random.fold_in(state.rng_key, 2**31 - 1 - index) if later else state.rng_key
         longer = -(-3 * stage.steps_per_iteration // 2)  # half of it is spent on the way to the target
-        steps = jnp.where(problem.base.annealed & (not later), longer, stage.steps_per_iteration)
+        anneal = problem.base.annealed & (not later)
+        steps = jnp.where(anneal, longer, stage.steps_per_iteration)
         begin, end = first, last
         if plan.in_rounds:
             begin, end = plan.round(iteration, last, problem.base.annealed)
         start, age, total = (iteration - first) * steps, (iteration - begin) * steps, (end - begin) * steps
-        anneal = problem.base.annealed & (not later) & (begin == first)
         if later:
             state = _if(here & (iteration == first), partial(_begin, problem=problem, plan=plan, stage=stage), state)
 
