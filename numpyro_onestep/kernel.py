@@ -1,11 +1,9 @@
 """`OneStep`: the kernel for NumPyro's own `MCMC`. Warmup trains the flow; each later iteration is one exact move."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
@@ -17,7 +15,9 @@ from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.base.search import search
 from numpyro_onestep.compilation import full_precision, make_room, split
-from numpyro_onestep.draws import chains
+from numpyro_onestep.draws.proposal import BRIDGES
+from numpyro_onestep.flow.steps import check_num_steps
+from numpyro_onestep.iteration import iterate
 from numpyro_onestep.model.initialize import setup_model, setup_potential
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState, first_state
@@ -45,9 +45,10 @@ class OneStep(MCMCKernel):
         model: NumPyro model. Exactly one of `model` and `potential_fn` must be given.
         potential_fn: potential energy −log γ of the (unconstrained) parameters; then `init_params` must be given to
             `run`. The evidence is that of γ as it stands, constants included.
-        num_steps: network evaluations per draw, a power of two up to 128. Without training for it a finer budget
-            draws as well as one step.
-        budgets: further budgets to refine in the same warmup, each for half as long as the one-step map.
+        num_steps: evaluations per draw, a power of two up to 128: the flow's, and one for each Hamiltonian step after
+            it. The more, the less the weights vary.
+        budgets: budgets to refine as in the paper, as maps of so many steps, in the same warmup, each for half as long
+            as the one-step map; up to the finest of them there are no Hamiltonian steps.
         correction: "metropolis" (default, exact), "resample" (each draw chosen by weight: from 32, or by
             `OneStepSampler` from twice as many as there are draws, so that some repeat) or "none" (as drawn).
         init_strategy: NumPyro initialisation strategy of the first starting point.
@@ -64,6 +65,10 @@ class OneStep(MCMCKernel):
         state_consistency: weight of self-distillation, one step against two half steps, for `budgets` of which the
             double is another one.
         volume_consistency: weight of the same for the log-determinants.
+        bridge: "auto" (default) bridges where one evaluation is not enough, that is where less than half of the draws
+            are effective or their weights have a heavy tail. Log Z and the draws of `OneStepSampler` then come from
+            particles that go from the base to the target, and chains of a stock `MCMC` make local moves as well.
+            "always" and "never" as named; draws are left alone with `correction="none"`.
         coverage_audit: look for mass that the flow does not reach, and bound log Z from above; `OneStepSampler` trains
             once more where mass is missing.
         num_replicates: flows to train at once from the same base, at as many times the cost. Draws come from all of
@@ -103,6 +108,7 @@ class OneStep(MCMCKernel):
         learning_rate: float = 0.03,
         state_consistency: float = 0.0,
         volume_consistency: float = 0.0,
+        bridge: str = "auto",
         coverage_audit: bool = True,
         num_replicates: int = 1,
         forward_mode_differentiation: bool = False,
@@ -111,6 +117,8 @@ class OneStep(MCMCKernel):
             raise ValueError("Exactly one of `model` and `potential_fn` must be given to OneStep.")
         if correction not in _CORRECTIONS:
             raise ValueError(f"`correction` must be one of {_CORRECTIONS}, not {correction!r}.")
+        if bridge not in BRIDGES:
+            raise ValueError(f"`bridge` must be one of {BRIDGES}, not {bridge!r}.")
         if not init_scale > 0:
             raise ValueError(f"`init_scale` must be positive, not {init_scale}.")
         if not 0 < target_ess <= 1:
@@ -119,16 +127,18 @@ class OneStep(MCMCKernel):
             raise ValueError(f"`num_replicates` must be at least 1, not {num_replicates}.")
         self._model = model
         self._potential_fn = potential_fn
+        check_num_steps(num_steps)
         self.num_steps = num_steps
         self.correction = correction
         self._init_strategy = init_strategy
         self.init_scale = float(init_scale)
+        self.bridge = bridge
         self.coverage_audit = coverage_audit
         self.num_replicates = num_replicates
         self._forward_mode = forward_mode_differentiation
         consistency = state_consistency, volume_consistency
         self._plan: dict[str, Any] = {
-            "budgets": finer_budgets(num_steps, budgets, consistency),
+            "budgets": finer_budgets(budgets, consistency),
             "batch_size": batch_size,
             "steps_per_iteration": steps_per_iteration,
             "learning_rate": learning_rate,
@@ -235,7 +245,7 @@ class OneStep(MCMCKernel):
 
     @full_precision
     def sample(self, state: OneStepState, model_args: tuple, model_kwargs: dict[str, Any]) -> OneStepState:
-        """One iteration: training while `i < num_warmup`, an independence-Metropolis move always.
+        """One iteration: training while `i < num_warmup`, then an exact move of each chain.
 
         Everything learnt is read from `state`. During training every proposal is taken, since the weights of earlier
         draws belong to an earlier flow.
@@ -249,37 +259,18 @@ class OneStep(MCMCKernel):
                 "full quality), or set `mcmc.post_warmup_state` to the `last_state` of an earlier run."
             )
         problem = Problem(state.base, self.setup.target(model_args, model_kwargs))
-        trained = fit.advance(state.train, problem, self.plan(state.base.dim, self.setup.work), 1)
-        num_warmup = jnp.ravel(trained.num_iterations)[0]
-        move = partial(
-            chains.move,
-            networks=trained.best,
-            problem=problem,
+        plan = self.plan(state.base.dim, self.setup.work)
+        trained = fit.advance(state.train, problem, plan, 1)
+        return iterate(
+            state,
+            trained,
+            problem,
+            self.setup.unraveled(),
             num_steps=self.num_steps,
+            finest=2**plan.num_levels,
             correction=self.correction,
-            always=jnp.ravel(state.i)[0] <= num_warmup,
-            several=jnp.ndim(trained.iteration) > 0,
+            bridge=self.bridge,
         )
-
-        def iterate(chain: OneStepState) -> OneStepState:
-            new = move(chain.rng_key, log_weight=chain.log_weight)
-            keep = lambda a, b: jnp.where(new.moved, a, b)  # noqa: E731
-            n = jnp.maximum(1, chain.i + 1 - num_warmup)
-            mean = chain.mean_accept_prob + (new.accept_prob - chain.mean_accept_prob) / n
-            return chain._replace(
-                i=chain.i + 1,
-                z=jax.tree.map(keep, self.setup.unravel(new.point), chain.z),
-                potential_energy=keep(new.potential_energy, chain.potential_energy),
-                log_weight=keep(new.log_weight, chain.log_weight),
-                accept_prob=new.accept_prob,
-                mean_accept_prob=jnp.where(chain.i <= num_warmup, new.accept_prob, mean),
-                diverging=new.diverging,
-                rng_key=new.rng_key,
-            )
-
-        own = state._replace(base=None, train=None)
-        moved = iterate(own) if jnp.ndim(state.i) == 0 else jax.vmap(iterate)(own)
-        return moved._replace(base=state.base, train=trained)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without compiled functions."""

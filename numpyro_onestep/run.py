@@ -1,22 +1,25 @@
 """A finished run, seen as it was: its model, its arguments, its flows, and the evidence from them."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 from numpyro.infer import MCMC
 
+from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
-from numpyro_onestep.draws.proposal import propose
+from numpyro_onestep.draws.proposal import propose, want_bridge
 from numpyro_onestep.draws.weights import log_mean_weight
 from numpyro_onestep.flow.density import Flow
+from numpyro_onestep.flow.steps import own_steps
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.model.function import ModelFunction, same_leaves
 from numpyro_onestep.model.setup import ModelSetup
-from numpyro_onestep.state import OneStepState, flows_of, trained_flows
+from numpyro_onestep.sampling import bridges_of
+from numpyro_onestep.state import OneStepState, flows_of, one_point, trained_flows
 from numpyro_onestep.trust.audit import audit, describe
+from numpyro_onestep.trust.bridged import estimate_bridged
 from numpyro_onestep.trust.checks import MANY_MODES
 from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.estimate import estimate
@@ -76,24 +79,31 @@ def run_of(mcmc: MCMC, what: str) -> Run:
     if setup is None:
         setup = kernel.setup
         if kernel.model is not None and (setup.idle is not None or not same_leaves(setup.given, given)):
-            point = first.z if jnp.ndim(first.i) == 0 else jax.tree.map(lambda leaf: leaf[0], first.z)
-            setup = kernel.look(random.key(0), point, *given, fill_idle=False)
+            setup = kernel.look(random.key(0), one_point(first), *given, fill_idle=False)
     setup.check_unchanged()
     args, kwargs = given
     return Run(kernel, setup, args, kwargs, state)
 
 
-def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS, audited: Audit | None = None) -> Evidence:
+def evidence(
+    mcmc: MCMC,
+    rng_key: Array,
+    num_proposals: int = _NUM_PROPOSALS,
+    audited: Audit | None = None,
+    bridges: Sequence[Crossing] | None = None,
+) -> Evidence:
     """Estimate the log evidence from the trained state of an `MCMC` run with a `OneStep` kernel.
 
     Uses fresh proposals only, never the accepted states. Chains that trained their own flows count as replicates. With
-    the kernel's `coverage_audit` every flow is audited for mass that it does not reach.
+    the kernel's `coverage_audit` every flow is audited for mass that it does not reach. Where the proposals are not
+    enough, by the kernel's `bridge`, log Z is that of a bridge from the flow to the target.
 
     Args:
         mcmc: a `numpyro.infer.MCMC` (or `OneStepSampler`) after `run` or `warmup`.
         rng_key: random key.
         num_proposals: fresh proposals in all.
         audited: the audit of this flow, where there is one already.
+        bridges: the same for its bridges.
 
     Raises:
         TypeError: if the kernel is not `OneStep`.
@@ -110,7 +120,17 @@ def evidence(mcmc: MCMC, rng_key: Array, num_proposals: int = _NUM_PROPOSALS, au
         audited = audit(key_audit, flows, kernel.num_steps, kernel.init_scale, log_z)
     failures = [] if audited is None else describe(audited, run.constrain())
     log_ratios = None if audited is None else audited.log_ratios
+    log_w = np.concatenate([np.asarray(r.log_weights) for r in replicates])
+    own = own_steps(flows[0].network, kernel.num_steps)
+    of_map = None
+    if own < kernel.num_steps and log_ratios is not None:
+        alone = [propose(f, key, share, own) for f, key in zip(flows, keys, strict=True)]
+        of_map = np.concatenate([np.asarray(r.log_weights) for r in alone])
     notes = run.setup.notes
     if any(bool(flow.problem.base.annealed) for flow in flows):
         notes += (MANY_MODES,)
-    return estimate(replicates, run.setup.caveats, notes, failures, log_ratios)
+    caveats = run.setup.caveats
+    if bridges is None and want_bridge(kernel.bridge, log_w):
+        bridges = bridges_of(flows, random.fold_in(key_audit, 1), kernel.num_steps)
+    result = estimate(replicates, caveats, notes, failures, log_ratios, of_map, kernel.num_steps)
+    return result if bridges is None else estimate_bridged(bridges, result, caveats, failures, notes, log_ratios)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,36 +11,24 @@ from jax import Array, random
 from numpyro.infer import MCMC
 from numpyro.util import is_prng_key
 
+from numpyro_onestep import state as state_
+from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
-from numpyro_onestep.draws.chains import collect
 from numpyro_onestep.draws.proposal import pool
 from numpyro_onestep.flow.steps import check_num_steps
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.model.function import ModelFunction, Same, owned, plain, same_leaves
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.results import checkpoint, inference_data, samples
+from numpyro_onestep.results.samples import Draws
 from numpyro_onestep.run import evidence, run_of
-from numpyro_onestep.state import (
-    OneStepState,
-    acceptance,
-    after_draws,
-    check_dim,
-    flows_of,
-    trained_flows,
-    trained_state,
-)
+from numpyro_onestep.sampling import chains_of
+from numpyro_onestep.state import OneStepState
 from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.evidence import Evidence
 from numpyro_onestep.warmup import warmup
 
 __all__ = ["Draws", "OneStepSampler"]
-
-
-class Draws(NamedTuple):
-    """Fresh draws: constrained samples with a leading axis of draws, and their log weights (nats, unnormalised)."""
-
-    samples: Any
-    log_weights: Array
 
 
 class OneStepSampler(MCMC):
@@ -98,6 +86,7 @@ class OneStepSampler(MCMC):
         self._kwargs: dict[str, Any] = {}
         self._evidence: Evidence | None = None
         self._evidence_key: Array | None = None
+        self._bridges: list[Crossing] | None = None  # that the draws of the last run come from
         self.num_gradients = 0  # of the target, that the last warmup took
         self.setup: ModelSetup | None = None  # what the kernel saw of the model in the last run
         # the flow, arguments and model that were audited, and the audit
@@ -140,7 +129,7 @@ class OneStepSampler(MCMC):
                 state = self._train(key_train, init_params, warm_start)
                 if self._warmup_state is not None:  # the next run goes on from here
                     self._warmup_state = state
-            check_dim(trained_flows(state)[0].base, self.setup.center)  # type: ignore[arg-type]
+            state_.check_dim(state_.trained_flows(state)[0].base, self.setup.center)  # type: ignore[arg-type]
             self._draw_chains(key_draw, state, extra_fields)
 
     def warmup(  # type: ignore[override]
@@ -165,15 +154,15 @@ class OneStepSampler(MCMC):
 
     @property
     def evidence(self) -> Evidence:
-        """The log evidence from 4096 fresh proposals, computed at the first access."""
+        """The log evidence from 4096 fresh proposals, or the run's bridge, computed at the first access."""
         result = self._evidence
         if result is None:
-            trained_flows(self._last_state)  # or it says what is missing
+            state_.trained_flows(self._last_state)  # or it says what is missing
             token, identity, audit = self._audited or (None, None, None)
             same = same_leaves(token, self._audit_token(self._last_state))
             known = audit if same and identity == self.setup.identity else None  # type: ignore[union-attr]
             key: Any = self._evidence_key
-            self._evidence = result = evidence(self, key, audited=known)
+            self._evidence = result = evidence(self, key, audited=known, bridges=self._bridges)
         return result
 
     def draw(self, rng_key: Array, num_draws: int, num_steps: int | None = None) -> Draws:
@@ -182,8 +171,8 @@ class OneStepSampler(MCMC):
         Args:
             rng_key: random key.
             num_draws: number of draws.
-            num_steps: network evaluations per draw, a power of two up to 128; by default the kernel's. The weights
-                are exact for every budget; one that the kernel did not refine (`budgets`) draws as well as one step.
+            num_steps: evaluations per draw, a power of two up to 128; by default the kernel's. The weights are exact
+                for every budget, and vary less the more evaluations there are.
 
         Raises:
             ValueError: if nothing was trained, or a count is out of range.
@@ -230,7 +219,7 @@ class OneStepSampler(MCMC):
                 raise ValueError("`init_params` must have the same leading dimension as `num_chains`.")
         # of its own: a caller's array may change before the evidence is asked for
         self._args, self._kwargs = owned((args, kwargs), (self._args, self._kwargs))
-        self._evidence = self._states = self._states_flat = None
+        self._evidence = self._states = self._states_flat = self._bridges = None
         single = rng_key if is_prng_key(rng_key) else rng_key[0]
         key_train, key_draw, self._evidence_key, *_ = split(single)
         return key_train, key_draw
@@ -239,8 +228,7 @@ class OneStepSampler(MCMC):
         """Look at the model for the arguments of this run, at the state's structure where nothing else tells it."""
         point = self._one(init_params)
         if point is None and self.sampler.model is None and state is not None:
-            chains = jnp.ndim(state.i) > 0
-            point = jax.tree.map(lambda leaf: leaf[0] if chains else leaf, state.z)
+            point = state_.one_point(state)
         self.setup = setup = self.sampler.look(rng_key, point, self._args, self._kwargs)
         return setup
 
@@ -252,11 +240,12 @@ class OneStepSampler(MCMC):
     def _train(self, rng_key: Array, init_params: Any, warm_start: bool = False) -> OneStepState:
         """Find the base, train and audit."""
         earlier: Any = self._warmup_state if self._last_state is None else self._last_state
-        before = earlier if warm_start and trained_flows(earlier) else None  # without any it raises
+        before = earlier if warm_start and state_.trained_flows(earlier) else None  # without any it raises
         kernel, setup = self.sampler, self._look(split(rng_key)[0], init_params)
+        target = setup.target(self._args, self._kwargs)
         done = warmup(
             rng_key,
-            setup.target(self._args, self._kwargs),
+            target,
             setup.center,
             kernel.plan(setup.center.shape[0], setup.work),
             self.num_warmup,
@@ -268,7 +257,7 @@ class OneStepSampler(MCMC):
         )
         keys = done.rng_key if self.num_chains == 1 else random.split(done.rng_key, self.num_chains)
         self.num_gradients = done.num_gradients
-        state = trained_state(keys, setup, kernel.num_steps, done.base, done.trained)
+        state = state_.trained_state(keys, setup, kernel.num_steps, done.base, done.trained, target)
         self._audited = self._audit_token(state), setup.identity, done.audit
         return state
 
@@ -287,14 +276,21 @@ class OneStepSampler(MCMC):
         """Fill the chains with corrected draws and leave a state from which `run` can go on."""
         setup: Any = self.setup
         kernel, shape = self.sampler, (self.num_chains, self.num_samples)
-        key_propose, key_correct, key_state, *_ = split(rng_key)
-        many = shape[0] * shape[1] * (2 if kernel.correction == "resample" else 1)
-        flows = flows_of(state, setup.target(self._args, self._kwargs))
-        proposals = pool(flows, key_propose, many, kernel.num_steps)
-        before = acceptance(state, self.num_chains)
-        drawn = collect(key_correct, proposals, kernel.correction, shape, kernel.num_steps, self.thinning, *before)
+        flows = state_.flows_of(state, setup.target(self._args, self._kwargs))
+        how = (
+            kernel.correction,
+            kernel.bridge,
+            shape,
+            kernel.num_steps,
+            self.thinning,
+            state_.acceptance(state, shape[0]),
+        )
+        drawn, self._bridges = chains_of(rng_key, flows, *how, self.progress_bar)
+        self.num_gradients += sum(bridge.num_gradients for bridge in self._bridges or ())
         fields, unravel = (*self._default_fields, *extra_fields), setup.unraveled()
         self._states = samples.by_chain(drawn, fields, self._constrainer(), unravel)
         self._states_flat = None
         z = samples.over_points(unravel, drawn.last_points)
-        self._last_state = after_draws(state, random.split(key_state, self.num_chains), z, drawn.last_fields)
+        self._last_state = state_.after_draws(
+            state, random.split(split(rng_key)[3], self.num_chains), z, drawn.last_fields
+        )

@@ -11,7 +11,9 @@ from numpyro.util import is_prng_key
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.problem import Problem
+from numpyro_onestep.bridge.clouds import FIRST_ANGLE
 from numpyro_onestep.compilation import jit_once
+from numpyro_onestep.draws.proposal import angle_of
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.model.function import ModelFunction
 from numpyro_onestep.model.setup import ModelSetup
@@ -25,6 +27,7 @@ __all__ = [
     "check_dim",
     "first_state",
     "flows_of",
+    "one_point",
     "trained_flows",
     "trained_state",
 ]
@@ -33,7 +36,7 @@ __all__ = [
 class OneStepState(NamedTuple):
     """The state of `OneStep`. Names are those of NumPyro's `HMCState` where the meaning is the same.
 
-    With vectorized chains the fields down to `rng_key` have a leading axis of chains; the flow is shared. With
+    With vectorized chains the fields down to `log_angle` have a leading axis of chains; the flow is shared. With
     replicates the fields of `train` have a leading axis of flows.
 
     Attributes:
@@ -46,6 +49,10 @@ class OneStepState(NamedTuple):
         num_steps: network evaluations per draw.
         diverging: whether the last proposal had no finite weight.
         rng_key: key of the chain.
+        x: the point of the base's coordinates that the flow takes to z, a flat vector; nan where it is not known.
+        flow: which of several flows does.
+        log_angle: of the local moves, log radians.
+        ladder_angle: of the Hamiltonian steps of more than one evaluation a draw, one for each flow.
         base: the base distribution.
         train: the flow and its training state; None if it was never trained.
     """
@@ -59,6 +66,10 @@ class OneStepState(NamedTuple):
     num_steps: Array
     diverging: Array
     rng_key: Array
+    x: Array
+    flow: Array
+    log_angle: Array
+    ladder_angle: Array
     base: Base | None
     train: TrainState | None
 
@@ -70,6 +81,8 @@ def first_state(
     chains = () if is_prng_key(rng_key) else (len(rng_key),)
     zero: Any = np.zeros(chains, jnp.result_type(float))
     none: Any = np.zeros(chains, jnp.result_type(int))
+    unknown: Any = np.full((*chains, *setup.center.shape), np.nan, zero.dtype)
+    angles: Any = np.zeros(np.shape(trained.iteration) if trained is not None else (), zero.dtype)
     z = setup.unravel(setup.center) if base is None else _center(base, setup.unraveled())
     return OneStepState(
         i=none,
@@ -81,6 +94,10 @@ def first_state(
         num_steps=none + num_steps,
         diverging=none > 0,
         rng_key=rng_key,
+        x=unknown,
+        flow=none,
+        log_angle=zero + np.log(FIRST_ANGLE),
+        ladder_angle=angles,
         base=base,
         train=trained,
     )
@@ -91,10 +108,16 @@ def _center(base: Base, unravel: ModelFunction) -> Any:
     return unravel(base_.unwhiten(base, jnp.zeros_like(base.whitening.shift)))
 
 
-def trained_state(rng_key: Array, setup: ModelSetup, num_steps: int, base: Base, trained: TrainState) -> OneStepState:
-    """The state at the end of warmup, with a flow trained elsewhere."""
+def trained_state(
+    rng_key: Array, setup: ModelSetup, num_steps: int, base: Base, trained: TrainState, target: Target
+) -> OneStepState:
+    """The state at the end of warmup, with a flow to `target` trained elsewhere."""
     state = first_state(rng_key, setup, num_steps, base, trained)
-    return state._replace(i=state.i + np.ravel(trained.num_iterations)[0])
+    state = state._replace(i=state.i + np.ravel(trained.num_iterations)[0])
+    if num_steps == 1:
+        return state
+    angles = [angle_of(flow, num_steps) for flow in flows_of(state, target)]
+    return state._replace(ladder_angle=jnp.stack(angles) if len(angles) > 1 else angles[0])
 
 
 def acceptance(state: OneStepState, num_chains: int) -> tuple[Any, Any, Any]:
@@ -102,6 +125,11 @@ def acceptance(state: OneStepState, num_chains: int) -> tuple[Any, Any, Any]:
     num_before, mean = np.ravel(state.i)[0], np.ravel(state.mean_accept_prob)
     num_counted = num_before - np.ravel(state.train.num_iterations)[0]  # type: ignore[union-attr]
     return num_before, num_counted, mean if len(mean) == num_chains else np.full(num_chains, np.mean(mean))
+
+
+def one_point(state: OneStepState) -> Any:
+    """The unconstrained values of a chain, the first of several."""
+    return state.z if jnp.ndim(state.i) == 0 else jax.tree.map(lambda leaf: leaf[0], state.z)
 
 
 def after_draws(state: OneStepState, keys: Array, z: Any, fields: dict[str, Array]) -> OneStepState:
@@ -113,7 +141,8 @@ def after_draws(state: OneStepState, keys: Array, z: Any, fields: dict[str, Arra
         z: unconstrained values of the last draw of each chain, leaves with a leading axis of chains.
         fields: the other fields of the state at these draws, shape (chains,).
     """
-    chains = {"z": z, "rng_key": keys, **fields}
+    angle = jnp.broadcast_to(jnp.ravel(state.log_angle)[0], keys.shape[:1])
+    chains = {"z": z, "rng_key": keys, "log_angle": angle, **fields}
     if len(keys) == 1:  # NumPyro's own single chain has no axis of chains
         chains = jax.tree.map(lambda leaf: leaf[0], chains)
     return state._replace(**chains)

@@ -247,7 +247,7 @@ def test_replicates_are_saved_and_work_in_stock_mcmc(tmp_path):
 
 def weighed(log_w):
     num = len(log_w)
-    return Proposals(np.zeros((num, 1)), np.asarray(log_w), np.zeros(num), np.zeros(num, bool))
+    return Proposals(np.zeros((num, 1)), np.asarray(log_w), np.zeros(num), np.zeros(num, bool), np.zeros((num, 1)))
 
 
 def test_a_flow_below_the_upper_bound_is_told():

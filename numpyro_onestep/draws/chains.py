@@ -1,5 +1,6 @@
-"""Chains of corrected draws: one move at a time, or all of them from a batch of fresh proposals."""
+"""Whole chains of corrected draws: from a batch of fresh proposals, or from the particles of a bridge."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -8,70 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from numpyro_onestep.base.problem import Problem
+from numpyro_onestep.bridge.clouds import PER_ROUND
+from numpyro_onestep.bridge.crossing import Sweeps
 from numpyro_onestep.compilation import jit
 from numpyro_onestep.draws import metropolis
-from numpyro_onestep.draws.proposal import Proposals, propose_once
+from numpyro_onestep.draws.proposal import Proposals
 from numpyro_onestep.draws.weights import resample
-from numpyro_onestep.flow.density import Flow
-from numpyro_onestep.flow.network import StepNetwork
 
-__all__ = ["Chains", "Move", "collect", "move"]
-
-_NUM_RESAMPLED = 32  # proposals of one `correction="resample"` iteration
-
-
-class Move(NamedTuple):
-    """One proposal to one chain: the flat point (D,), −log γ and log weight of it, and what became of it.
-
-    With the chain's key for the next one.
-    """
-
-    rng_key: Array
-    point: Array
-    potential_energy: Array
-    log_weight: Array
-    moved: Array
-    accept_prob: Array
-    diverging: Array
-
-
-def move(
-    rng_key: Array,
-    log_weight: Array,
-    networks: StepNetwork,
-    several: bool,
-    problem: Problem,
-    num_steps: int,
-    correction: str,
-    always: Array,
-) -> Move:
-    """A fresh proposal to a chain at a draw of `log_weight`, and whether it moves there.
-
-    Args:
-        rng_key: random key of the chain.
-        log_weight: of the chain's present draw.
-        networks: of the flow, or of `several` on a leading axis, any one of which proposes.
-        several: whether there are several.
-        problem: base and target.
-        num_steps: network evaluations per draw.
-        correction: as in `OneStep`.
-        always: take every proposal that has a density, as while training goes on.
-    """
-    rng_key, key_draw, key_pick, key_accept, key_flow = random.split(rng_key, 5)
-    if several:
-        which = random.randint(key_flow, (), 0, len(jax.tree.leaves(networks)[0]))
-        networks = jax.tree.map(lambda leaf: leaf[which], networks)
-    num = _NUM_RESAMPLED if correction == "resample" else 1
-    fresh = propose_once(Flow(networks, problem), key_draw, num, num_steps)
-    pick = resample(key_pick, fresh.log_weights, 1)[0]
-    proposed = fresh.log_weights[pick]
-    moved, accept_prob = metropolis.accept(key_accept, log_weight, proposed)
-    finite = proposed > -jnp.inf
-    taken = always | (correction != "metropolis")
-    accept_prob = jnp.where(taken, finite.astype(fresh.points.dtype), accept_prob)
-    moved = (moved | taken) & finite
-    return Move(rng_key, fresh.points[pick], fresh.potential_energy[pick], proposed, moved, accept_prob, ~finite)
+__all__ = ["Chains", "collect", "collect_sweeps"]
 
 
 class Chains(NamedTuple):
@@ -83,7 +28,7 @@ class Chains(NamedTuple):
     last_fields: dict[str, Array]
 
 
-@partial(jit, static_argnames=("correction", "shape", "num_steps", "thinning"))
+@partial(jit, static_argnames=("correction", "shape", "num_steps", "thinning", "num_flows"))
 def collect(
     rng_key: Array,
     proposals: Proposals,
@@ -91,6 +36,7 @@ def collect(
     shape: tuple[int, int],
     num_steps: int,
     thinning: int,
+    num_flows: int,
     num_before: Array,
     num_counted: Array,
     mean_before: Array,
@@ -104,27 +50,91 @@ def collect(
         shape: numbers of chains and draws.
         num_steps: network evaluations per draw.
         thinning: keep every so many draws, the last among them.
+        num_flows: flows that took turns in the proposals.
         num_before: iterations before the first draw.
         num_counted: those of them that were draws.
         mean_before: mean acceptance probability of these, shape (chains,).
     """
     held, accept_prob = _correct(correction, rng_key, proposals.log_weights, shape)
     proposed = proposals.log_weights[: shape[0] * shape[1]].reshape(shape)
-    iterations = jnp.arange(shape[1])
-    points = proposals.points[held]
     fields = {
         "potential_energy": proposals.potential_energy[held],
         "log_weight": proposals.log_weights[held],
         "accept_prob": accept_prob,
         "diverging": ~(proposed > -jnp.inf),
         "num_steps": jnp.full(shape, num_steps),
+    }
+    last = {"x": proposals.x[held[:, -1]], "flow": held[:, -1] % num_flows}
+    return _thinned(proposals.points[held], fields, last, thinning, num_before, num_counted, mean_before)
+
+
+@partial(jit, static_argnames=("shape", "thinning"))
+def collect_sweeps(
+    sweeps: Sequence[Sweeps],
+    log_angles: Sequence[Array],
+    shape: tuple[int, int],
+    thinning: int,
+    num_before: Array,
+    num_counted: Array,
+    mean_before: Array,
+) -> Chains:
+    """The draws of bridges as chains: the sweeps of each particle one after the other, cloud by cloud.
+
+    So chains are of different clouds where there are enough of these, and what draws of one chain have in common shows
+    as autocorrelation: successive states of a particle, and particles of one ancestor, stand side by side.
+
+    Args:
+        sweeps: of each flow's bridge, equal in shape and together at least as many draws.
+        log_angles: of the moves of each.
+        shape: as in `collect`, and so the other arguments.
+        thinning: keep every so many draws.
+        num_before: iterations before the first draw.
+        num_counted: those of them that were draws.
+        mean_before: mean acceptance probability of these, shape (chains,).
+    """
+    flow = [jnp.full(s.log_weights.shape, i) for i, s in enumerate(sweeps)]
+    angle = [jnp.broadcast_to(a, s.log_weights.shape) for s, a in zip(sweeps, log_angles, strict=True)]
+    all_, flow, angle = jax.tree.map(lambda *ls: jnp.concatenate(ls), *zip(sweeps, flow, angle, strict=True))
+    num_clouds, num_particles, num_sweeps = flow.shape
+    each = -(-shape[0] * shape[1] // (num_clouds * num_sweeps))  # particles of each cloud that are enough
+    few = np.arange(each) * num_particles // each
+
+    def chains(leaf: Array) -> Array:
+        flat = leaf[:, few].reshape(-1, *leaf.shape[3:])
+        return flat[: shape[0] * shape[1]].reshape(*shape, *leaf.shape[3:])
+
+    all_, flow, angle = jax.tree.map(chains, (all_, flow, angle))
+    fields = {
+        "potential_energy": all_.potential_energy,
+        "log_weight": all_.log_weights,
+        "accept_prob": all_.accept_prob,
+        "diverging": jnp.zeros(shape, bool),
+        "num_steps": jnp.full(shape, PER_ROUND),
+    }
+    last = {"x": all_.x[:, -1], "flow": flow[:, -1], "log_angle": angle[:, -1]}
+    return _thinned(all_.points, fields, last, thinning, num_before, num_counted, mean_before)
+
+
+def _thinned(
+    points: Array,
+    fields: dict[str, Array],
+    last: dict[str, Array],
+    thinning: int,
+    num_before: Array,
+    num_counted: Array,
+    mean_before: Array,
+) -> Chains:
+    """The draws to keep, and the last ones; with the iterations' numbers and the running mean of acceptance."""
+    shape = points.shape[:2]
+    iterations = jnp.arange(shape[1])
+    fields = fields | {
         "i": jnp.broadcast_to(num_before + 1 + iterations, shape),
-        "mean_accept_prob": (num_counted * mean_before[:, None] + jnp.cumsum(accept_prob, axis=1))
+        "mean_accept_prob": (num_counted * mean_before[:, None] + jnp.cumsum(fields["accept_prob"], axis=1))
         / (num_counted + 1 + iterations),
     }
     kept = np.arange(shape[1] % thinning + thinning - 1, shape[1], thinning)
     kept_fields = {name: value[:, kept] for name, value in fields.items()}
-    last_fields = {name: value[:, -1] for name, value in fields.items()}
+    last_fields = {name: value[:, -1] for name, value in fields.items()} | last
     return Chains(points[:, kept], kept_fields, points[:, -1], last_fields)
 
 

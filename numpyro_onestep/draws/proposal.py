@@ -2,60 +2,94 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax, random
 
 from numpyro_onestep.base import distribution as base_
+from numpyro_onestep.bridge import ladder
 from numpyro_onestep.compilation import jit, jit_once, split
-from numpyro_onestep.draws import folds
-from numpyro_onestep.flow import density
+from numpyro_onestep.draws.weights import effective_sample_size, pareto_k, pareto_k_threshold
+from numpyro_onestep.flow import density, folds, steps
 from numpyro_onestep.flow.density import Flow
 
-__all__ = ["Proposals", "pool", "propose", "propose_once"]
+__all__ = ["BRIDGES", "ENOUGH_ESS", "Proposals", "angle_of", "pool", "propose", "propose_once", "want_bridge"]
+
+BRIDGES = ("auto", "always", "never")
 
 _CHUNK = 1024
+ENOUGH_ESS = 0.5  # share of effective draws from which on they need no bridge
 
 
 class Proposals(NamedTuple):
-    """Fresh draws of the flow: unconstrained flat points (N, D), their log weights, −log γ and folds, each (N,)."""
+    """Fresh draws of the flow: unconstrained flat points (N, D), their log weights, −log γ and folds, each (N,).
+
+    And the points (N, D) of the base's coordinates that the map takes to them.
+    """
 
     points: Array
     log_weights: Array
     potential_energy: Array
     folded: Array
+    x: Array
 
 
-def propose_once(trained: Flow, rng_key: Array, num_draws: int, num_steps: int) -> Proposals:
-    """Draw from the flow, all at once."""
+def propose_once(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, angle: Array) -> Proposals:
+    """Draw from the flow, all at once; `angle` is that of the Hamiltonian steps, where the map takes fewer steps."""
     network, problem = trained
+    own = steps.own_steps(network, num_steps)
+    if own < num_steps:
+        path = ladder.path_of(trained, own)
+        ends = ladder.ascend(path, rng_key, num_draws, num_steps, angle)
+        points, energy = jax.vmap(path.target.carry)(ends.x, ends.log_target)  # type: ignore[attr-defined]
+        return Proposals(points, ends.log_weights, energy, jnp.isnan(ends.log_weights), ends.x)
     x0 = base_.sample(problem.base, rng_key, num_draws)
     y, log_w = density.log_weights(network, problem, x0, num_steps)
     energy = jax.vmap(lambda u: base_.whitening_log_det(problem.base, u) - problem.target.value(u))(y)
-    return Proposals(jax.vmap(lambda u: base_.unwhiten(problem.base, u))(y), log_w, energy, jnp.isnan(log_w))
+    return Proposals(jax.vmap(lambda u: base_.unwhiten(problem.base, u))(y), log_w, energy, jnp.isnan(log_w), x0)
+
+
+def angle_of(trained: Flow, num_steps: int) -> Any:
+    """The angle of a budget's Hamiltonian steps; 0 where it has none."""
+    if steps.own_steps(trained.network, num_steps) == num_steps:
+        return np.zeros((), trained.problem.base.whitening.shift.dtype)
+    return ladder.compiled_angle_of(trained, num_steps)
 
 
 def propose(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, check_folds: bool = False) -> Proposals:
     """The same in chunks of fixed size, one after the other, to bound the memory.
 
-    With `check_folds` every draw is also carried back through the inverse; a draw is folded where a Jacobian is not
-    positive definite or the way back misses the base draw by more than 1e-3 (in units of the base).
+    With `check_folds` the base draws of the map are also carried there and back through the inverse; a draw is folded
+    where a Jacobian is not positive definite or the way back misses it by more than 1e-3 (in units of the base).
     """
     size = min(_CHUNK, num_draws)
     num_chunks = -(-num_draws // size)
-    drawn = _propose(trained, rng_key, num_chunks, size, num_steps)
+    drawn = _propose(trained, rng_key, num_chunks, size, num_steps, angle_of(trained, num_steps))
     if check_folds:
-        drawn = drawn._replace(folded=folds.folded(trained, rng_key, num_chunks, size, num_steps))
+        own = steps.own_steps(trained.network, num_steps)
+        drawn = drawn._replace(folded=folds.folded(trained, rng_key, num_chunks, size, own))
     return drawn if num_chunks * size == num_draws else first(drawn, num_draws)
 
 
 @partial(jit, static_argnames=("num_chunks", "size", "num_steps"))
-def _propose(trained: Flow, rng_key: Array, num_chunks: int, size: int, num_steps: int) -> Proposals:
-    chunk = lambda key: propose_once(trained, key, size, num_steps)  # noqa: E731
+def _propose(trained: Flow, rng_key: Array, num_chunks: int, size: int, num_steps: int, angle: Array) -> Proposals:
+    chunk = lambda key: propose_once(trained, key, size, num_steps, angle)  # noqa: E731
     chunks = lax.map(chunk, random.split(rng_key, num_chunks))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), chunks)
+
+
+def want_bridge(choice: str, log_weights: np.ndarray) -> bool:
+    """Whether to bridge draws of these log weights: `choice` is "always" or "never", or "auto" where they are poor.
+
+    That is where fewer than half of the draws are effective, or the tail of the weights is heavy.
+    """
+    if choice != "auto":
+        return choice == "always"
+    share = effective_sample_size(log_weights) / len(log_weights)
+    return share < ENOUGH_ESS or pareto_k(log_weights) > pareto_k_threshold(len(log_weights))
 
 
 @partial(jit_once, static_argnames=("num_draws",))

@@ -11,7 +11,19 @@ from jax import Array, lax
 from jax.nn import sigmoid, softplus
 from jax.scipy.linalg import solve_triangular
 
-__all__ = ["BlockParams", "InverseJacobian", "apply", "factorize", "inverse", "jacobian", "log_det", "push_score"]
+__all__ = [
+    "BlockParams",
+    "InverseJacobian",
+    "Slopes",
+    "apply",
+    "factorize",
+    "inverse",
+    "jacobian",
+    "log_det",
+    "look",
+    "pull_score",
+    "push_score",
+]
 
 
 class BlockParams(NamedTuple):
@@ -123,6 +135,25 @@ def log_det(p: BlockParams, x: Array) -> Array:
     return _cholesky(p, _parts(p, x))[1]
 
 
+class Slopes(NamedTuple):
+    """First derivatives at a point: J = diag(alpha) + Vᵀ diag(g) V, log|det J| and its gradient along x."""
+
+    alpha: Array
+    g: Array
+    log_det: Array
+    log_det_grad: Array
+
+
+def look(p: BlockParams, x: Array) -> tuple[Slopes, InverseJacobian]:
+    """The derivatives at `x`, and J⁻¹, all in closed form: ∇log|det J| = Σ over alpha and g of tr(J⁻¹ ∂J)."""
+    parts = _parts(p, x)
+    inv = factorize(p, parts)
+    inv_diag = inv.diagonal + inv.sign * jnp.sum(inv.factor**2, axis=0)
+    inv_ridge = _inverse_quadratic(p, inv)
+    log_det_grad = inv_diag * parts.alpha_grad + p.directions.T @ (parts.g_grad * inv_ridge)
+    return Slopes(parts.alpha, parts.g, inv.log_det, log_det_grad), inv
+
+
 def push_score(p: BlockParams, x: Array, score: Array) -> tuple[Array, Array, Array]:
     """Carry a sample and the score of its density through the block.
 
@@ -131,12 +162,17 @@ def push_score(p: BlockParams, x: Array, score: Array) -> tuple[Array, Array, Ar
     Returns:
         y, its score (both (D,)), and log|det J(x)|.
     """
-    parts = _parts(p, x)
-    inv = factorize(p, parts)
-    inv_diag = inv.diagonal + inv.sign * jnp.sum(inv.factor**2, axis=0)
-    inv_ridge = _inverse_quadratic(p, inv)
-    log_det_grad = inv_diag * parts.alpha_grad + p.directions.T @ (parts.g_grad * inv_ridge)
-    return apply(p, x), inv.solve(score - log_det_grad), inv.log_det
+    slopes, inv = look(p, x)
+    return apply(p, x), inv.solve(score - slopes.log_det_grad), slopes.log_det
+
+
+def pull_score(p: BlockParams, slopes: Slopes, score: Array) -> Array:
+    """Carry the score of a density at y = T(x) back to x: ∇ₓ[log π(T(x)) + log|det J(x)|] = J∇log π(y) + ∇log|det J|.
+
+    The counterpart of `push_score`; J is symmetric.
+    """
+    along = p.directions.T @ (slopes.g * (p.directions @ score))
+    return slopes.alpha * score + along + slopes.log_det_grad
 
 
 def _inverse_quadratic(p: BlockParams, inv: InverseJacobian) -> Array:

@@ -13,7 +13,7 @@ from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.block import BlockParams
 from numpyro_onestep.flow.network import StepNetwork
 
-__all__ = ["Flow", "log_prob", "log_weights"]
+__all__ = ["Flow", "PulledBack", "log_prob", "log_weights"]
 
 
 class Flow(NamedTuple):
@@ -21,6 +21,28 @@ class Flow(NamedTuple):
 
     network: StepNetwork
     problem: Problem
+
+
+class PulledBack(NamedTuple):
+    """The target on the base's coordinates, π̃(x) = γ(T(x)) |det ∂T/∂x|: as near to p0 as the flow is to the target.
+
+    A density like any other, with the same log Z, and the flatter against p0 the better the flow.
+    """
+
+    blocks: BlockParams
+    problem: Problem
+
+    def value_and_grad(self, x: Array) -> tuple[Array, Array]:
+        """Log π̃(x) of one point and its gradient; −inf and zero where they are not finite."""
+        value, grad = steps.pull_back(self.blocks, x, self.problem.target.value_and_grad)
+        ok = jnp.isfinite(value) & jnp.all(jnp.isfinite(grad))
+        return jnp.where(jnp.isfinite(value), value, -jnp.inf), jnp.where(ok, grad, 0.0)
+
+    def carry(self, x: Array, log_target: Array) -> tuple[Array, Array]:
+        """The unconstrained point of `x`, shape (D,), and −log γ there, from log π̃(x)."""
+        base = self.problem.base
+        y, log_det = steps.forward_and_log_det(self.blocks, x)
+        return base_.unwhiten(base, y), log_det + base_.whitening_log_det(base, y) - log_target
 
 
 def log_weights(network: StepNetwork, problem: Problem, x0: Array, num_steps: int) -> tuple[Array, Array]:

@@ -106,6 +106,11 @@ class StepNetwork(nnx.Module):
             centers=at("centers"),
         )
 
+    @property
+    def num_levels(self) -> int:
+        """How many of the budgets 2, 4, 8, … have corrections of their own."""
+        return len(self.shift_corrections[...])  # type: ignore[attr-defined]
+
     def only_corrections(self) -> "StepNetwork":
         """The same tree with ones at the corrections and zeros elsewhere: what refining a finer budget may move."""
         arrays = self.arrays()

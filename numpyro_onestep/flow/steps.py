@@ -1,5 +1,8 @@
 """The n-step map: value, exact log-determinant (nan at a fold), score and inverse."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -16,6 +19,8 @@ __all__ = [
     "forward",
     "forward_and_log_det",
     "inverse",
+    "own_steps",
+    "pull_back",
     "push_score",
 ]
 
@@ -28,7 +33,15 @@ def blocks_of(network: StepNetwork, num_steps: int) -> BlockParams:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), stacked)
 
 
-compiled_blocks_of = jit_once(blocks_of, static_argnames=("num_steps",))  # for callers that are not compiled themselves
+def own_steps(network: StepNetwork, num_steps: int) -> int:
+    """Of a budget of evaluations those that the map itself takes: all where it was refined for so many, else one."""
+    return num_steps if num_steps <= 2**network.num_levels else 1
+
+
+@partial(jit_once, static_argnames=("num_steps",))
+def compiled_blocks_of(network: StepNetwork, num_steps: int) -> BlockParams:
+    """The blocks of the map itself in a budget of evaluations, for callers that are not compiled themselves."""
+    return blocks_of(network, own_steps(network, num_steps))
 
 
 def forward(blocks: BlockParams, x: Array) -> Array:
@@ -57,12 +70,29 @@ def push_score(blocks: BlockParams, x: Array, score: Array) -> tuple[Array, Arra
     return y, score, jnp.sum(log_dets)
 
 
+def pull_back(
+    blocks: BlockParams, x: Array, value_and_grad: Callable[[Array], tuple[Array, Array]]
+) -> tuple[Array, Array]:
+    """Log π(T(x)) + log|det ∂T/∂x| of one base point and its gradient, with one evaluation of log π and ∇log π."""
+
+    def forward(x: Array, p: BlockParams) -> tuple[Array, block.Slopes]:
+        return block.apply(p, x), block.look(p, x)[0]
+
+    def back(score: Array, at: tuple[BlockParams, block.Slopes]) -> tuple[Array, None]:
+        return block.pull_score(*at, score), None
+
+    y, slopes = lax.scan(forward, x, blocks)
+    value, score = value_and_grad(y)
+    score, _ = lax.scan(back, score, (blocks, slopes), reverse=True)
+    return value + jnp.sum(slopes.log_det), score
+
+
 def inverse(blocks: BlockParams, y: Array) -> Array:
     """The base point whose x_T is `y`, by damped Newton block by block."""
     return lax.scan(lambda y, p: (block.inverse(p, y), None), y, blocks, reverse=True)[0]
 
 
-def check_num_steps(num_steps: int) -> None:
+def check_num_steps(num_steps: int, name: str = "`num_steps`") -> None:
     """Raise ValueError unless `num_steps` is a power of two up to 128."""
     if not isinstance(num_steps, int) or num_steps not in {2**k for k in range(8)}:
-        raise ValueError(f"`num_steps` must be a power of two from 1 to 128 (1, 2, 4, 8, …), not {num_steps!r}.")
+        raise ValueError(f"{name} must be a power of two from 1 to 128 (1, 2, 4, 8, …), not {num_steps!r}.")

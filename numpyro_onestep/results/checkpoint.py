@@ -23,7 +23,7 @@ from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = ["load", "save"]
 
-_FORMAT = 6
+_FORMAT = 7
 _TUPLE = "__tuple__"
 _SCORES = ("best_elbo", "best_log_z")  # of each flow
 
@@ -99,7 +99,7 @@ def load(cls: Any, path: str | Path, kernel: OneStep, postprocess_fn: Callable |
     scores = {name: jnp.asarray(content["scores"][name]).reshape(trained.done.shape) for name in _SCORES}
     done = trained._replace(best=best, iteration=trained.num_iterations, done=jnp.ones_like(trained.done), **scores)
     keys = key if sampler.num_chains == 1 else random.split(key, sampler.num_chains)
-    sampler._last_state = sampler._warmup_state = trained_state(keys, setup, kernel.num_steps, base, done)
+    sampler._last_state = sampler._warmup_state = trained_state(keys, setup, kernel.num_steps, base, done, target)
     sampler.setup = setup
     sampler._states = _decode(content["states"])
     sampler._evidence = Evidence(**_decode(content["evidence"]))

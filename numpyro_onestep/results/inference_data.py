@@ -50,6 +50,7 @@ def _attributes(sampler: Any) -> dict[str, float | str]:
         "fold_fraction": e.fold_fraction,
         "num_proposals": float(e.num_proposals),
         "num_replicates": float(e.num_replicates),
+        "num_evaluations": float(e.num_evaluations),
         "evidence_reliable": str(e.reliable),
         "evidence_warnings": "\n".join(e.warnings),
     }
@@ -77,6 +78,7 @@ def evidence_in(name: str, data: Any) -> Evidence:
         num_replicates=int(attrs["num_replicates"]),
         reliable=attrs["evidence_reliable"] == "True",
         warnings=tuple(warnings.split("\n")) if warnings else (),
+        num_evaluations=int(attrs.get("num_evaluations", 1)),
     )
 
 

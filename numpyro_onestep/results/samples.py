@@ -1,7 +1,7 @@
 """The draws of a run as NumPyro's `MCMC` keeps them: constrained, by chain, with the extra fields asked for."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
@@ -12,7 +12,16 @@ from numpyro_onestep.model.function import ModelFunction
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState
 
-__all__ = ["by_chain", "check_fields", "check_sites", "names_site", "over_points"]
+__all__ = ["Draws", "by_chain", "check_fields", "check_sites", "names_site", "over_points"]
+
+_NOT_COLLECTED = ("base", "train", "rng_key", "x", "flow", "log_angle", "ladder_angle")  # fields of the state
+
+
+class Draws(NamedTuple):
+    """Fresh draws: constrained samples with a leading axis of draws, and their log weights (nats, unnormalised)."""
+
+    samples: Any
+    log_weights: Array
 
 
 def names_site(field: str) -> str:
@@ -25,7 +34,7 @@ def check_fields(fields: Sequence[str]) -> None:
     for name in fields:
         if names_site(name):
             continue
-        if name.split(".")[0] in ("base", "train", "rng_key"):
+        if name.split(".")[0] in _NOT_COLLECTED:
             raise ValueError(f"Extra field '{name}' is not one value per draw; read it from `last_state`.")
         if name not in OneStepState._fields:
             raise AttributeError(f"OneStepState has no field '{name}'; it has {', '.join(OneStepState._fields)}.")

@@ -110,11 +110,11 @@ def default_width(dim: int) -> int:
     return 32 if dim > _WIDE_DIM else 128
 
 
-def finer_budgets(num_steps: int, budgets: Sequence[int], consistency: tuple[float, float]) -> tuple[int, ...]:
+def finer_budgets(budgets: Sequence[int], consistency: tuple[float, float]) -> tuple[int, ...]:
     """The budgets above one step to refine, the finest first; ValueError where impossible, or none to compare."""
-    for budget in (num_steps, *budgets):
-        check_num_steps(budget)
-    finer = tuple(sorted({num_steps, *budgets} - {1}, reverse=True))
+    for budget in budgets:
+        check_num_steps(budget, "each of `budgets`")
+    finer = tuple(sorted({*budgets} - {1}, reverse=True))
     if any(consistency) and not any(2 * budget in finer for budget in finer):
         raise ValueError(
             "`state_consistency` and `volume_consistency` hold a budget to twice as many steps, refined before it: "

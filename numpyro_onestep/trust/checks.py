@@ -1,12 +1,22 @@
 """The checks behind `reliable`: each returns what failed, in words, with what to do about it."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 
 from numpyro_onestep.draws.weights import pareto_k_threshold, tail_error
 from numpyro_onestep.trust.evidence import Evidence
 
-__all__ = ["MANY_MODES", "sandwich_failures", "tail_failures", "weight_failures"]
+__all__ = [
+    "MANY_MODES",
+    "expected_ratio",
+    "number_failures",
+    "sandwich_failures",
+    "tail_failures",
+    "undefined",
+    "weight_failures",
+]
 
 _TOLERANCE = 0.05  # nats of log Z
 _MAX_EXCESS = 0.25  # nats of the upper bound over what the flow implies
@@ -39,11 +49,23 @@ def tail_failures(e: Evidence, log_w: np.ndarray, bounded: bool) -> tuple[Eviden
     return e._replace(std_error=float(np.hypot(e.std_error, error))), [], [note]
 
 
-def sandwich_failures(e: Evidence, log_w: np.ndarray, log_ratios: np.ndarray, num_draws: int) -> list[str]:
-    """Whether posterior draws made without the flow have higher weights than the flow's own draws can account for.
+def expected_ratio(log_w: np.ndarray, log_z: float) -> tuple[float, float]:
+    """E_p[log w] from the flow's draws, each weighted by w, and its standard error."""
+    finite = log_w[np.isfinite(log_w)]
+    share = np.exp(finite - log_z) / len(log_w)
+    expected = float(np.sum(share * finite))
+    return expected, float(np.std(share * (finite - expected)) * len(finite) ** 0.5)
 
-    Both E_p[log w] from the flow's draws, each weighted by w, and the DF-EUBO estimate the same number, unless the flow
-    misses mass that the other draws see. `log_ratios` are the finite ones of `num_draws`.
+
+def sandwich_failures(expected: tuple[float, float], log_ratios: np.ndarray, num_draws: int) -> list[str]:
+    """Whether posterior draws made without the flow have higher weights than its own draws can account for.
+
+    Both estimate E_p[log w], unless the flow misses mass that the other draws see.
+
+    Args:
+        expected: E_p[log w] from the flow's draws or a bridge's particles, and its standard error.
+        log_ratios: log w of the other draws, the finite ones.
+        num_draws: how many other draws there were.
     """
     failures = []
     lost = 1 - len(log_ratios) / max(num_draws, 1)
@@ -54,19 +76,20 @@ def sandwich_failures(e: Evidence, log_w: np.ndarray, log_ratios: np.ndarray, nu
         )
     if len(log_ratios) == 0:
         return failures
-    finite = log_w[np.isfinite(log_w)]
-    share = np.exp(finite - e.log_z) / len(log_w)
-    expected = np.sum(share * finite)
-    excess = e.eubo - expected
-    error = np.hypot(
-        np.std(log_ratios) / len(log_ratios) ** 0.5, np.std(share * (finite - expected)) * len(finite) ** 0.5
-    )
+    upper = float(np.mean(log_ratios))
+    excess = upper - expected[0]
+    error = np.hypot(np.std(log_ratios) / len(log_ratios) ** 0.5, expected[1])
     if excess > _MAX_EXCESS + 2 * error:
         failures.append(
-            f"The upper bound of log Z, {e.eubo:.3f}, from posterior draws made without the flow, is {excess:.2f} nats "
+            f"The upper bound of log Z, {upper:.3f}, from posterior draws made without the flow, is {excess:.2f} nats "
             "above what the flow's own draws imply: it misses mass. Train longer (num_warmup) or raise `init_scale`."
         )
     return failures
+
+
+def undefined(caveats: Sequence[str]) -> list[str]:
+    """Why there is no evidence, in words."""
+    return [f"The evidence is undefined: {caveat}" for caveat in caveats]
 
 
 def weight_failures(e: Evidence, lost: float, log_w: np.ndarray) -> list[str]:
@@ -87,6 +110,12 @@ def weight_failures(e: Evidence, lost: float, log_w: np.ndarray) -> list[str]:
             f"The map is not invertible at {100 * e.fold_fraction:.2f} % of the proposals (folds or lost precision): "
             "the weights there are wrong. Enable float64 (numpyro.enable_x64()) or lower the learning rate."
         )
+    return failures + number_failures(e, log_w)
+
+
+def number_failures(e: Evidence, log_w: np.ndarray) -> list[str]:
+    """Whether the error of log Z is large, or that which the precision of its log weights brings."""
+    failures = []
     if e.std_error > 0.2:
         failures.append(f"The standard error of log_z is {e.std_error:.2f} nats: draw more proposals or train longer.")
     heavy = log_w[log_w > np.max(log_w) - 20]  # those that count

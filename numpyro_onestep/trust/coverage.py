@@ -25,8 +25,9 @@ from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.mixture_vi import Mixture, num_candidates
 from numpyro_onestep.base.modes import MAX_MODES, NUM_ASCENTS, num_starts
 from numpyro_onestep.base.problem import WhitenedTarget
+from numpyro_onestep.bridge import clouds as clouds_
+from numpyro_onestep.bridge.hamiltonian import Path
 from numpyro_onestep.compilation import jit_once, split
-from numpyro_onestep.draws import tempering
 from numpyro_onestep.flow.block import BlockParams
 from numpyro_onestep.model.target import Target
 from numpyro_onestep.trust import regions as regions_
@@ -36,6 +37,7 @@ __all__ = ["Audit", "audit"]
 
 _SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, in coordinates' scales: most room is far out
 _NEGLIGIBLE = 0.003  # share of all mass
+_MIN_ESS, _NUM_LAST = 0.7, 4  # of the tempered particles: effective share, and further rounds at the target
 _DOUBTFUL = 0.03  # estimated share that is not passed over even where its error is as large
 
 
@@ -86,7 +88,7 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
     tempered, of_base, center, num_rounds = _particles(target, key_temper, base, num)
     log_ratios = np.asarray(values_and_gaps(target, base, blocks, tempered)[1])
     log_ratios = np.where(np.isnan(np.asarray(tempered)).any(axis=1), np.nan, log_ratios)
-    spent = len(log_ratios) * (1 + int(num_rounds) * tempering.PER_ROUND) + num * (2 * NUM_ASCENTS + 3)
+    spent = len(log_ratios) * (1 + int(num_rounds) * clouds_.PER_ROUND) + num * (2 * NUM_ASCENTS + 3)
     scales = _scales(np.asarray(of_base), init_scale)
     points, log_density = _search(target, key_search, center, scales, num)
     uncovered = np.asarray(values_and_gaps(target, base, blocks, points)[1]) - log_z > UNCOVERED
@@ -113,11 +115,12 @@ def _particles(target: Target, rng_key: Array, base: Base, num: int) -> tuple[Ar
     """
     key_start, key_temper = random.split(rng_key)
     start = base_.sample(base, key_start, num)
-    end, annealing, num_rounds = tempering.particles(WhitenedTarget(base, target), base, key_temper, start)
-    points = jnp.concatenate([start, end, jnp.zeros((1, base.dim), start.dtype)])
+    path = Path(WhitenedTarget(base, target), base)
+    cloud = clouds_.climb(path, key_temper, start[None], _MIN_ESS, _NUM_LAST)
+    points = jnp.concatenate([start, cloud.at.x[0], jnp.zeros((1, base.dim), start.dtype)])
     points = jax.vmap(lambda u: base_.unwhiten(base, u))(points)
     of_base, tempered, center = points[:num], points[num:-1], points[-1]
-    return jnp.where(annealing == 1, tempered, jnp.nan), of_base, center, num_rounds
+    return jnp.where(cloud.annealing == 1, tempered, jnp.nan), of_base, center, cloud.num_rounds
 
 
 def _scales(of_base: np.ndarray, init_scale: float) -> np.ndarray:

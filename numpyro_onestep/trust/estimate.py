@@ -18,6 +18,8 @@ def estimate(
     notes: Sequence[str] = (),
     failures: Sequence[str] = (),
     log_ratios: np.ndarray | None = None,
+    of_map: np.ndarray | None = None,
+    num_evaluations: int = 1,
 ) -> Evidence:
     """Turn proposals, one set per independently trained flow, into an `Evidence`.
 
@@ -27,6 +29,8 @@ def estimate(
         notes: remarks that do not speak against the number.
         failures: checks that failed elsewhere, in words.
         log_ratios: log γ − log q at posterior draws that do not come from the flow, for the upper bound.
+        of_map: log weights of the map alone, where those of the proposals are of further Hamiltonian steps.
+        num_evaluations: of the target for each proposal.
     """
     log_w = np.concatenate([np.asarray(r.log_weights, np.float64) for r in replicates])
     log_z, std_error = log_mean_weight(log_w)
@@ -52,15 +56,18 @@ def estimate(
         num_replicates=len(replicates),
         reliable=True,
         warnings=(),
+        num_evaluations=num_evaluations,
     )
     failures = [*failures, *checks.weight_failures(result, float(np.mean(~np.isfinite(log_w))), log_w)]
     if np.isfinite(log_z):
-        misses = checks.sandwich_failures(result, log_w, usable, len(ratios))
+        alone = log_w if of_map is None else np.asarray(of_map, np.float64)
+        expected = checks.expected_ratio(alone, log_z if of_map is None else log_mean_weight(alone)[0])
+        misses = checks.sandwich_failures(expected, usable, len(ratios))
         result, tail_failures, tail_notes = checks.tail_failures(result, log_w, bounded=len(usable) > 0 and not misses)
         failures, notes = [*failures, *misses, *tail_failures], [*tail_notes, *notes]
         if log_ratios is not None and len(ratios) == 0:
             notes.append("note: there is no upper bound of log Z: the tempering did not reach the target.")
     if caveats:
         result = result._replace(log_z=float("nan"), std_error=float("nan"))
-        failures = [f"The evidence is undefined: {caveat}" for caveat in caveats] + failures
+        failures = [*checks.undefined(caveats), *failures]
     return result._replace(reliable=not failures, warnings=(*failures, *notes))

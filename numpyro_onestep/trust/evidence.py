@@ -9,13 +9,16 @@ class Evidence(NamedTuple):
     """An estimate of the log evidence log Z = log ∫γ and what is known of its quality. All in nats but the counts.
 
     Attributes:
-        log_z: log of the mean weight of fresh proposals; nan where the evidence is undefined.
+        log_z: log of the mean weight of fresh proposals, or of a bridge's particles; nan where the evidence is
+            undefined.
         std_error: its standard error, with the spread between replicates and what larger weights than those seen, and a
             heavy tail, may add.
-        elbo: mean log weight of the proposals, the DF-ELBO: a lower bound of log Z in expectation.
-        eubo: the DF-EUBO, an upper bound of log Z in expectation, from posterior draws that do not come from the flow;
-            nan where it was not estimated.
-        ess: effective sample size of the weights, a count out of `num_proposals`.
+        elbo: mean log weight of the proposals, the DF-ELBO, or of a bridge's clouds: a lower bound of log Z in
+            expectation.
+        eubo: the DF-EUBO, an upper bound of log Z in expectation, from posterior draws that do not come from the flow,
+            or from the bridge's way back; nan where it was not estimated.
+        ess: effective sample size, a count out of `num_proposals`: of the weights, or for a bridge the number of
+            independent draws whose mean weight has the same relative error.
         pareto_k: shape of the weights' tail; trust below min(1 − 1/log10 N, .7), or where a note says that the
             tail holds next to nothing.
         fold_fraction: share of proposals where the map is not injective or its inverse does not return.
@@ -23,6 +26,7 @@ class Evidence(NamedTuple):
         num_replicates: number of independently trained flows.
         reliable: whether every check passed.
         warnings: the checks that failed, in words, and notes on what the number means.
+        num_evaluations: of the target for each proposal; 1 without a bridge or Hamiltonian steps.
     """
 
     log_z: float
@@ -36,3 +40,4 @@ class Evidence(NamedTuple):
     num_replicates: int
     reliable: bool
     warnings: tuple[str, ...]
+    num_evaluations: int = 1

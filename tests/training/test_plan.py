@@ -33,13 +33,13 @@ def test_consistency_holds_a_budget_to_one_that_is_refined_before():
 
 
 def test_budgets_are_checked():
-    assert finer_budgets(4, (8, 2, 1), (0.0, 0.0)) == (8, 4, 2)
+    assert finer_budgets((4, 8, 2, 1), (0.0, 0.0)) == (8, 4, 2)
     with pytest.raises(ValueError, match="power of two"):
-        finer_budgets(1, (3,), (0.0, 0.0))
-    assert finer_budgets(4, (2,), (1.0, 0.0)) == (4, 2)
+        finer_budgets((3,), (0.0, 0.0))
+    assert finer_budgets((4, 2), (1.0, 0.0)) == (4, 2)
     for budgets in ((), (2,), (2, 8)):
         with pytest.raises(ValueError, match="name two such `budgets`"):
-            finer_budgets(1, budgets, (0.0, 1.0))
+            finer_budgets(budgets, (0.0, 1.0))
 
 
 @pytest.mark.parametrize("annealed", [False, True])

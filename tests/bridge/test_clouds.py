@@ -7,7 +7,8 @@ from jax.scipy.special import logsumexp
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.mixture_vi import Mixture
-from numpyro_onestep.draws import tempering
+from numpyro_onestep.bridge import clouds
+from numpyro_onestep.bridge.hamiltonian import Path
 from numpyro_onestep.model.target import safe_log_density
 
 NUM = 512
@@ -17,17 +18,19 @@ BASE = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, 2)), jnp.eye(2)[None]))
 def run(log_density, key):
     @jax.jit
     def run_compiled(key):
-        key_start, key_temper = random.split(key)
-        starts = base_.sample(BASE, key_start, NUM)
-        return tempering.particles(safe_log_density(log_density), BASE, key_temper, starts)
+        key_start, key_temper, key_back = random.split(key, 3)
+        starts = base_.sample(BASE, key_start, NUM).reshape(4, -1, 2)
+        there = clouds.climb(path, key_temper, starts, num_last=4)
+        return there, clouds.descend(path, key_back, there)
 
-    u, annealing, _ = run_compiled(key)
-    return np.asarray(u), float(annealing)
+    path = Path(safe_log_density(log_density), BASE)
+    there, upper = run_compiled(key)
+    return np.asarray(there.at.x).reshape(NUM, 2), float(there.annealing), there, np.asarray(upper)
 
 
 def test_moments_of_a_target_far_narrower_than_the_base(getkey):
     # the weights of plain importance sampling would leave one particle in a hundred
-    u, annealing = run(lambda u: -0.5 * jnp.sum(((u - 1.5) / jnp.array([0.1, 0.3])) ** 2), getkey())
+    u, annealing, *_ = run(lambda u: -0.5 * jnp.sum(((u - 1.5) / jnp.array([0.1, 0.3])) ** 2), getkey())
     assert annealing == 1
     error = np.array([0.1, 0.3]) / np.sqrt(NUM)
     assert np.all(np.abs(u.mean(0) - 1.5) < 4 * error)
@@ -39,14 +42,14 @@ def test_shares_of_two_modes(getkey):
         squares = jnp.array([jnp.sum((u - 1.5) ** 2), jnp.sum((u + 1.5) ** 2)])
         return logsumexp(jnp.log(jnp.array([0.2, 0.8])) - 0.5 * squares / 0.2**2)
 
-    u, annealing = run(log_density, getkey())
+    u, annealing, *_ = run(log_density, getkey())
     assert annealing == 1
     assert np.mean(u[:, 0] > 0) == pytest.approx(0.2, abs=0.1)
     np.testing.assert_allclose(np.abs(u).mean(0), 1.5, atol=0.05)
 
 
 def test_a_region_without_density_is_left(getkey):
-    u, annealing = run(lambda u: jnp.where(u[0] > 0, -0.5 * jnp.sum(u**2), -jnp.inf), getkey())
+    u, annealing, *_ = run(lambda u: jnp.where(u[0] > 0, -0.5 * jnp.sum(u**2), -jnp.inf), getkey())
     assert annealing == 1
     assert np.all(u[:, 0] > 0)
     assert np.mean(u[:, 0]) == pytest.approx(np.sqrt(2 / np.pi), abs=0.15)
@@ -54,5 +57,5 @@ def test_a_region_without_density_is_left(getkey):
 
 def test_says_where_it_did_not_arrive(getkey):
     # density only where no particle comes
-    _, annealing = run(lambda u: jnp.where(u[0] > 50, -u[0], -jnp.inf), getkey())
+    _, annealing, *_ = run(lambda u: jnp.where(u[0] > 50, -u[0], -jnp.inf), getkey())
     assert annealing < 1

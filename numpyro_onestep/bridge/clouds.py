@@ -1,0 +1,183 @@
+"""Clouds of particles between p0 and the target: sequential Monte Carlo (Del Moral, Doucet and Jasra 2006).
+
+Along π_λ ∝ p0^(1−λ) π̃^λ on the base's coordinates particles drawn from p0 are weighted to the next λ, resampled and
+moved by Hamiltonian Monte Carlo; each λ is as far from the last as the weights allow, and the angle of the moves
+follows their acceptance. The clouds share these, and nothing else. The shares of separate modes are those of the
+particles that p0 sent there, corrected by the weights: right on average, where p0 has mass at every mode.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax, random
+from jax.scipy.special import logsumexp
+
+from numpyro_onestep.bridge import hamiltonian
+from numpyro_onestep.bridge.hamiltonian import NUM_LEAPFROG, Path, Point
+
+__all__ = ["FIRST_ANGLE", "PER_ROUND", "Clouds", "climb", "descend", "move"]
+
+_NUM_MOVES = 2  # in each round
+PER_ROUND = NUM_LEAPFROG * _NUM_MOVES  # gradients that each particle takes
+_MAX_ROUNDS = 60
+_MIN_ESS = 0.9  # share of effective particles after each weighing
+FIRST_ANGLE = 0.5  # of the moves, before their acceptance is known
+
+
+class Clouds(NamedTuple):
+    """Particles on their way.
+
+    Attributes:
+        at: the particles, leaves of shape (clouds, particles, …).
+        log_z: log of the product of each cloud's mean weights, shape (clouds,).
+        ancestors: the first particle that each comes from, shape (clouds, particles).
+        annealing: λ.
+        log_angle: of the moves.
+        accept_prob: of the last moves, their mean.
+        num_rounds: rounds done, those at λ = 1 included.
+        temperatures: λ after each round, shape (rounds,).
+        log_angles: of each round.
+        log_weights: of the particles at each weighing, shape (rounds, clouds, particles).
+    """
+
+    at: Point
+    log_z: Array
+    ancestors: Array
+    annealing: Array
+    log_angle: Array
+    accept_prob: Array
+    num_rounds: Array
+    temperatures: Array
+    log_angles: Array
+    log_weights: Array
+
+
+def climb(path: Path, rng_key: Array, starts: Array, min_ess: float = _MIN_ESS, num_last: int = 0) -> Clouds:
+    """Take particles from p0 to the target; λ is below 1 in the end if they ran out of rounds.
+
+    Args:
+        path: p0 and the target.
+        rng_key: random key.
+        starts: draws of p0, shape (clouds, particles, D).
+        min_ess: share of effective particles after each weighing.
+        num_last: further rounds at the target itself.
+    """
+    shape, dtype = starts.shape[:2], starts.dtype
+    zero = jnp.zeros((), dtype)
+    clouds = Clouds(
+        at=jax.vmap(jax.vmap(partial(hamiltonian.look, path)))(starts),
+        log_z=jnp.zeros(shape[0], dtype),
+        ancestors=jnp.broadcast_to(jnp.arange(shape[1]), shape),
+        annealing=zero,
+        log_angle=zero + np.log(FIRST_ANGLE),
+        accept_prob=zero,
+        num_rounds=jnp.array(0),
+        temperatures=jnp.zeros(_MAX_ROUNDS, dtype),
+        log_angles=jnp.zeros(_MAX_ROUNDS, dtype),
+        log_weights=jnp.zeros((_MAX_ROUNDS, *shape), dtype),
+    )
+
+    def cond(carry: tuple[Clouds, Array]) -> Array:
+        clouds, last = carry
+        return (clouds.num_rounds < _MAX_ROUNDS) & (last <= num_last)
+
+    def body(carry: tuple[Clouds, Array]) -> tuple[Clouds, Array]:
+        clouds, last = carry
+        key_resample, key_move = random.split(random.fold_in(rng_key, clouds.num_rounds))
+        rise = _rise(clouds.at)
+        step = _step(rise, 1 - clouds.annealing, min_ess)
+        # exactly one at the end, so that the loop stops
+        annealing = jnp.where(step == 1 - clouds.annealing, 1.0, clouds.annealing + step)
+        clouds = _resample(clouds._replace(annealing=annealing), key_resample, jnp.where(step > 0, step * rise, 0.0))
+        clouds = move(path, clouds, key_move)
+        i = clouds.num_rounds
+        clouds = clouds._replace(
+            num_rounds=i + 1,
+            temperatures=clouds.temperatures.at[i].set(annealing),
+            log_angles=clouds.log_angles.at[i].set(clouds.log_angle),
+        )
+        return clouds, last + (annealing == 1)
+
+    return lax.while_loop(cond, body, (clouds, jnp.array(0)))[0]
+
+
+def _rise(at: Point) -> Array:
+    rise = at.log_target - at.log_base
+    return jnp.where(jnp.isfinite(rise), rise, -jnp.inf)
+
+
+def _step(rise: Array, left: Array, min_ess: float) -> Array:
+    """How far λ may rise, by bisection of the share of effective particles, the mean over the clouds."""
+
+    def enough(step: Array) -> Array:
+        log_w = step * rise
+        share = jnp.exp(2 * logsumexp(log_w, axis=1) - logsumexp(2 * log_w, axis=1)) / rise.shape[1]
+        return jnp.mean(jnp.where(jnp.isnan(share), 0.0, share)) > min_ess
+
+    def bisect(i: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = jnp.where(i == 0, high, 0.5 * (low + high))  # all that is left, if the weights allow it
+        good = enough(middle)
+        return jnp.where(good, middle, low), jnp.where(good, high, middle)
+
+    low, _ = lax.fori_loop(0, 21, bisect, (jnp.zeros_like(left), left))
+    return jnp.maximum(low, 1e-4 * left)
+
+
+def _resample(clouds: Clouds, rng_key: Array, log_weights: Array) -> Clouds:
+    """Weigh and resample each cloud by itself."""
+    size = log_weights.shape[1]
+    picked = jax.vmap(_systematic)(random.split(rng_key, len(log_weights)), log_weights)
+    pick = lambda leaf: jax.vmap(lambda rows, i: rows[i])(leaf, picked)  # noqa: E731
+    return clouds._replace(
+        at=jax.tree.map(pick, clouds.at),
+        ancestors=pick(clouds.ancestors),
+        log_z=clouds.log_z + logsumexp(log_weights, axis=1) - np.log(size),
+        log_weights=clouds.log_weights.at[clouds.num_rounds].set(log_weights),
+    )
+
+
+def _systematic(rng_key: Array, log_weights: Array) -> Array:
+    """As many indices as there are weights, in order, each as often as its share within less than one."""
+    num = len(log_weights)
+    shares = jnp.cumsum(jax.nn.softmax(log_weights))
+    positions = (jnp.arange(num) + random.uniform(rng_key, (), shares.dtype)) / num
+    return jnp.clip(jnp.searchsorted(shares, positions), 0, num - 1)
+
+
+def move(path: Path, clouds: Clouds, rng_key: Array, adapting: bool = True) -> Clouds:
+    """The moves of a round, at the clouds' temperature."""
+    shape = clouds.ancestors.shape
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), clouds.at)
+
+    def body(i: Array, carry: tuple[Point, Array, Array]) -> tuple[Point, Array, Array]:
+        at, log_angle, total = carry
+        at, accept_prob = hamiltonian.move(path, random.fold_in(rng_key, i), at, clouds.annealing, log_angle)
+        log_angle = hamiltonian.adapt(log_angle, accept_prob) if adapting else log_angle
+        return at, log_angle, total + jnp.mean(accept_prob) / _NUM_MOVES
+
+    start = flat, clouds.log_angle, jnp.zeros_like(clouds.accept_prob)
+    at, log_angle, accept_prob = lax.fori_loop(0, _NUM_MOVES, body, start)
+    at = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), at)
+    return clouds._replace(at=at, log_angle=log_angle, accept_prob=accept_prob)
+
+
+def descend(path: Path, rng_key: Array, clouds: Clouds) -> Array:
+    """The same way back to p0: log of the inverse of each cloud's mean weights, in expectation above log Z."""
+    num_rounds = clouds.num_rounds
+    back = clouds._replace(log_z=jnp.zeros_like(clouds.log_z))
+
+    def body(i: Array, back: Clouds) -> Clouds:
+        key_move, key_resample = random.split(random.fold_in(rng_key, i))
+        this = num_rounds - 1 - i
+        high = clouds.temperatures[this]
+        low = jnp.where(this > 0, clouds.temperatures[jnp.maximum(this - 1, 0)], 0.0)
+        here = back._replace(annealing=high, log_angle=clouds.log_angles[this])
+        here = move(path, here, key_move, adapting=False)
+        fall = here.at.log_base - here.at.log_target
+        return _resample(here, key_resample, (high - low) * jnp.where(jnp.isfinite(fall), fall, -jnp.inf))
+
+    return -lax.fori_loop(0, num_rounds, body, back).log_z

@@ -1,0 +1,94 @@
+"""The bridge: where one evaluation of the flow is not enough, particles go from p0 to the target in several.
+
+On the base's coordinates, with the target pulled back through the flow: the better the flow, the shorter the way. The
+spread of independent clouds is the error of log Z. The same way back, from the target's particles to p0, estimates 1/Z
+and so bounds log Z from above (Grosse, Ghahramani and Adams 2015).
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax, random
+
+from numpyro_onestep.base import distribution as base_
+from numpyro_onestep.bridge import clouds as clouds_
+from numpyro_onestep.bridge.clouds import Clouds
+from numpyro_onestep.bridge.ladder import path_of
+from numpyro_onestep.compilation import jit
+from numpyro_onestep.flow.density import Flow, PulledBack
+
+__all__ = ["Crossing", "Sweeps", "cross", "sweep"]
+
+_NUM_CLOUDS = 8
+_NUM_PARTICLES = 128  # of each cloud
+
+
+class Crossing(NamedTuple):
+    """A bridge that was crossed; see `Clouds`.
+
+    Attributes:
+        clouds: at the target, or as far as they came.
+        upper: log of the inverse of each cloud's estimate of 1/Z on the way back, shape (clouds,), nats.
+    """
+
+    clouds: Clouds
+    upper: Array
+
+    @property
+    def num_evaluations(self) -> int:
+        """Target gradients of each particle on its way to the target."""
+        return 1 + int(self.clouds.num_rounds) * clouds_.PER_ROUND
+
+    @property
+    def num_gradients(self) -> int:
+        """Target gradients of all particles, the way back included."""
+        return self.clouds.ancestors.size * (2 * self.num_evaluations - 1)
+
+
+@partial(jit, static_argnames=("num_steps", "num_clouds"))
+def cross(trained: Flow, rng_key: Array, num_steps: int = 1, num_clouds: int = _NUM_CLOUDS) -> Crossing:
+    """Cross from p0 to the target and back, in clouds of 128 particles each.
+
+    Args:
+        trained: the flow.
+        rng_key: random key.
+        num_steps: steps of its map.
+        num_clouds: clouds.
+    """
+    path = path_of(trained, num_steps)
+    key_start, key_climb, key_descend = random.split(rng_key, 3)
+    starts = base_.sample(path.base, key_start, num_clouds * _NUM_PARTICLES)
+    clouds = clouds_.climb(path, key_climb, starts.reshape(num_clouds, _NUM_PARTICLES, -1))
+    return Crossing(clouds, clouds_.descend(path, key_descend, clouds))
+
+
+class Sweeps(NamedTuple):
+    """Draws of particles that go on at the target; leaves of shape (clouds, particles, sweeps, …).
+
+    Flat unconstrained points, −log γ, log π̃ − log p0, mean acceptance probability of each sweep, and base points.
+    """
+
+    points: Array
+    potential_energy: Array
+    log_weights: Array
+    accept_prob: Array
+    x: Array
+
+
+@partial(jit, static_argnames=("num_sweeps", "num_steps"))
+def sweep(trained: Flow, rng_key: Array, clouds: Clouds, num_sweeps: int, num_steps: int = 1) -> Sweeps:
+    """Move the particles of a bridge on, and keep all of them after each sweep of moves."""
+    path = path_of(trained, num_steps)
+    target: PulledBack = path.target  # type: ignore[assignment]
+
+    def body(clouds: Clouds, key: Array) -> tuple[Clouds, Sweeps]:
+        clouds = clouds_.move(path, clouds, key, adapting=False)
+        points, energy = jax.vmap(jax.vmap(target.carry))(clouds.at.x, clouds.at.log_target)
+        log_w = clouds.at.log_target - clouds.at.log_base
+        accept_prob = jnp.broadcast_to(clouds.accept_prob, log_w.shape)
+        return clouds, Sweeps(points, energy, log_w, accept_prob, clouds.at.x)
+
+    _, drawn = lax.scan(body, clouds, random.split(rng_key, num_sweeps))
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2), drawn)

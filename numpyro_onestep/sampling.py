@@ -1,0 +1,86 @@
+"""All that a run does after its warmup: proposals, a bridge where they are not enough, and corrected chains."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array, random
+from tqdm.auto import tqdm
+
+from numpyro_onestep.bridge.crossing import Crossing, cross, sweep
+from numpyro_onestep.compilation import split
+from numpyro_onestep.draws import chains
+from numpyro_onestep.draws.chains import Chains
+from numpyro_onestep.draws.proposal import pool, want_bridge
+from numpyro_onestep.flow import steps
+from numpyro_onestep.flow.density import Flow
+
+__all__ = ["bridges_of", "chains_of"]
+
+_NUM_CLOUDS = 8  # in all
+_MIN_CLOUDS = 2  # of each flow
+
+
+def bridges_of(flows: Sequence[Flow], rng_key: Array, num_steps: int, progress_bar: bool = False) -> list[Crossing]:
+    """A bridge from each flow to the target, eight clouds in all.
+
+    Args:
+        flows: independently trained.
+        rng_key: random key.
+        num_steps: the budget; of a refined one the map's steps are as many.
+        progress_bar: whether to show progress.
+    """
+    num_clouds = max(_MIN_CLOUDS, _NUM_CLOUDS // len(flows))
+    keys = split(rng_key)[:1] if len(flows) == 1 else random.split(rng_key, len(flows))
+    crossings = []
+    with tqdm(total=len(flows), desc="bridge", disable=not progress_bar) as bar:
+        for flow, key in zip(flows, keys, strict=True):
+            crossings.append(jax.block_until_ready(cross(flow, key, _map_steps(flow, num_steps), num_clouds)))
+            bar.update()
+    return crossings
+
+
+def _map_steps(flow: Flow, num_steps: int) -> int:
+    return steps.own_steps(flow.network, num_steps)
+
+
+def chains_of(
+    rng_key: Array,
+    flows: Sequence[Flow],
+    correction: str,
+    bridge: str,
+    shape: tuple[int, int],
+    num_steps: int,
+    thinning: int,
+    before: tuple[Any, Any, Any],
+    progress_bar: bool,
+) -> tuple[Chains, list[Crossing] | None]:
+    """Chains of draws, and the bridges that they come from where there are any.
+
+    Args:
+        rng_key: random key.
+        flows: independently trained, which take turns.
+        correction: as in `OneStep`.
+        bridge: as in `OneStep`; without correction there is none.
+        shape: numbers of chains and draws.
+        num_steps: evaluations per draw.
+        thinning: keep every so many draws.
+        before: iterations done, those of them that were draws, and the mean acceptance of these.
+        progress_bar: whether to show progress.
+    """
+    key_propose, key_correct, key_bridge, *_ = split(rng_key)
+    num = shape[0] * shape[1]
+    proposals = pool(flows, key_propose, num * (2 if correction == "resample" else 1), num_steps)
+    if correction == "none" or not want_bridge(bridge, np.asarray(proposals.log_weights)):
+        how = correction, shape, num_steps, thinning, len(flows)
+        return chains.collect(key_correct, proposals, *how, *before), None
+    crossings = bridges_of(flows, key_bridge, num_steps, progress_bar)
+    num_sweeps = -(-num // sum(crossing.clouds.ancestors.size for crossing in crossings))
+    keys = split(key_correct)[:1] if len(flows) == 1 else random.split(key_correct, len(flows))
+    swept = [
+        sweep(flow, key, crossing.clouds, num_sweeps, _map_steps(flow, num_steps))
+        for flow, key, crossing in zip(flows, keys, crossings, strict=True)
+    ]
+    angles = [crossing.clouds.log_angle for crossing in crossings]
+    return chains.collect_sweeps(swept, angles, shape, thinning, *before), crossings
