@@ -118,7 +118,7 @@ def evidence(
     if audited is None and kernel.coverage_audit:
         log_z = [log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates]
         audited = audit(key_audit, flows, kernel.num_steps, kernel.init_scale, log_z)
-    failures = [] if audited is None else describe(audited, run.constrain())
+    where = lambda: [] if audited is None else describe(audited, run.constrain())  # noqa: E731
     log_ratios = None if audited is None else audited.log_ratios
     log_w = np.concatenate([np.asarray(r.log_weights) for r in replicates])
     own = own_steps(flows[0].network, kernel.num_steps)
@@ -132,5 +132,7 @@ def evidence(
     caveats = run.setup.caveats
     if bridges is None and want_bridge(kernel.bridge, log_w):
         bridges = bridges_of(flows, random.fold_in(key_audit, 1), kernel.num_steps)
-    result = estimate(replicates, caveats, notes, failures, log_ratios, of_map, kernel.num_steps)
-    return result if bridges is None else estimate_bridged(bridges, result, caveats, failures, notes, log_ratios)
+    if bridges is None:
+        return estimate(replicates, caveats, notes, where(), log_ratios, of_map, kernel.num_steps)
+    alone = estimate(replicates, (), num_evaluations=kernel.num_steps)
+    return estimate_bridged(bridges, alone, audited, where, caveats, notes)

@@ -19,7 +19,7 @@ HOUSE: dict[str, list[str]] = {
     "bridge": ["hamiltonian", "ladder", "clouds", "crossing"],
     "draws": ["weights", "metropolis", "proposal", "chains", "move"],
     "training": ["losses", "plan", "state", "optimizer", "evaluation", "loop", "fit"],
-    "trust": ["evidence", "checks", "estimate", "bridged", "regions", "coverage", "audit"],
+    "trust": ["evidence", "checks", "estimate", "regions", "coverage", "audit", "bridged"],
     "paper": ["noise", "control", "log_det", "sde", "losses"],
     "state": [],
     "warmup": [],

@@ -137,10 +137,18 @@ def test_a_doubtful_result_says_so():
     def cauchy(z):
         return jnp.sum(jnp.log1p((z / 10) ** 2))
 
-    sampler = OneStepSampler(OneStep(potential_fn=cauchy, **TINY), num_warmup=1, num_samples=50, num_chains=1)
-    sampler.run(random.key(0), init_params=jnp.zeros(5))
-    assert not sampler.evidence.reliable
-    assert any("Pareto" in w for w in sampler.evidence.warnings)
+    def evidence_of(bridge):
+        kernel = OneStep(potential_fn=cauchy, **TINY, bridge=bridge)
+        sampler = OneStepSampler(kernel, num_warmup=1, num_samples=50, num_chains=1)
+        sampler.run(random.key(0), init_params=jnp.zeros(5))
+        return sampler.evidence
+
+    alone = evidence_of("never")
+    assert not alone.reliable
+    assert any("Pareto" in w for w in alone.warnings)
+    bridged = evidence_of("auto")
+    assert abs(bridged.log_z - 5 * np.log(10 * np.pi)) < 3 * bridged.std_error < 0.3
+    assert any("1 evaluation a draw would give" in w for w in bridged.warnings)
 
 
 def test_improper_prior_has_draws_but_no_evidence():

@@ -1,9 +1,10 @@
 """Clouds of particles between p0 and the target: sequential Monte Carlo (Del Moral, Doucet and Jasra 2006).
 
 Along π_λ ∝ p0^(1−λ) π̃^λ on the base's coordinates particles drawn from p0 are weighted to the next λ, resampled and
-moved by Hamiltonian Monte Carlo; each λ is as far from the last as the weights allow, and the angle of the moves
-follows their acceptance. The clouds share these, and nothing else. The shares of separate modes are those of the
-particles that p0 sent there, corrected by the weights: right on average, where p0 has mass at every mode.
+moved by Hamiltonian Monte Carlo. Each λ is as far from the last as the weights allow, and the angle of the moves
+follows their acceptance. Several draws set out for each particle that goes on, since they cost one evaluation each. The
+clouds share temperatures and angle, and nothing else. The shares of separate modes are those of the particles that p0
+sent there, corrected by the weights: right on average, where p0 has mass at every mode.
 """
 
 from functools import partial
@@ -23,7 +24,8 @@ __all__ = ["FIRST_ANGLE", "PER_ROUND", "Clouds", "climb", "descend", "move"]
 _NUM_MOVES = 2  # in each round
 PER_ROUND = NUM_LEAPFROG * _NUM_MOVES  # gradients that each particle takes
 _MAX_ROUNDS = 60
-_MIN_ESS = 0.9  # share of effective particles after each weighing
+_FIRST_ESS = 0.6  # share of effective draws after the first weighing
+_MIN_ESS = 0.9  # share of effective particles after each further one
 FIRST_ANGLE = 0.5  # of the moves, before their acceptance is known
 
 
@@ -33,14 +35,16 @@ class Clouds(NamedTuple):
     Attributes:
         at: the particles, leaves of shape (clouds, particles, …).
         log_z: log of the product of each cloud's mean weights, shape (clouds,).
-        ancestors: the first particle that each comes from, shape (clouds, particles).
+        ancestors: the first draw that each comes from, shape (clouds, particles).
         annealing: λ.
         log_angle: of the moves.
         accept_prob: of the last moves, their mean.
-        num_rounds: rounds done, those at λ = 1 included.
-        temperatures: λ after each round, shape (rounds,).
+        num_rounds: rounds of moves done.
+        temperatures: λ of each round, shape (rounds,).
         log_angles: of each round.
-        log_weights: of the particles at each weighing, shape (rounds, clouds, particles).
+        first_weights: log weights of the draws that set out, shape (clouds, draws).
+        log_weights: those of the particles after each round's moves, shape (rounds, clouds, particles).
+        log_ratios: mean of log π̃ − log p0 over the particles after each round's moves, shape (rounds, clouds).
     """
 
     at: Point
@@ -52,69 +56,81 @@ class Clouds(NamedTuple):
     num_rounds: Array
     temperatures: Array
     log_angles: Array
+    first_weights: Array
     log_weights: Array
+    log_ratios: Array
 
 
-def climb(path: Path, rng_key: Array, starts: Array, min_ess: float = _MIN_ESS, num_last: int = 0) -> Clouds:
+def climb(path: Path, rng_key: Array, starts: Array, offsets: Array, num_particles: int, num_last: int) -> Clouds:
     """Take particles from p0 to the target; λ is below 1 in the end if they ran out of rounds.
 
     Args:
         path: p0 and the target.
         rng_key: random key.
-        starts: draws of p0, shape (clouds, particles, D).
-        min_ess: share of effective particles after each weighing.
-        num_last: further rounds at the target itself.
+        starts: draws, shape (clouds, draws, D).
+        offsets: log p0 − log q of these, with q the density that they are draws of, shape (clouds, draws).
+        num_particles: of each cloud, that go on.
+        num_last: rounds at the target itself.
     """
-    shape, dtype = starts.shape[:2], starts.dtype
+    shape, dtype = (len(starts), num_particles), starts.dtype
+    key_first, rng_key = random.split(rng_key)
     zero = jnp.zeros((), dtype)
     clouds = Clouds(
         at=jax.vmap(jax.vmap(partial(hamiltonian.look, path)))(starts),
         log_z=jnp.zeros(shape[0], dtype),
-        ancestors=jnp.broadcast_to(jnp.arange(shape[1]), shape),
+        ancestors=jnp.broadcast_to(jnp.arange(starts.shape[1]), starts.shape[:2]),
         annealing=zero,
         log_angle=zero + np.log(FIRST_ANGLE),
         accept_prob=zero,
         num_rounds=jnp.array(0),
         temperatures=jnp.zeros(_MAX_ROUNDS, dtype),
         log_angles=jnp.zeros(_MAX_ROUNDS, dtype),
+        first_weights=offsets,
         log_weights=jnp.zeros((_MAX_ROUNDS, *shape), dtype),
+        log_ratios=jnp.zeros((_MAX_ROUNDS, shape[0]), dtype),
     )
+    annealing, log_w = _rise(clouds, offsets, _FIRST_ESS)
+    clouds = _resample(clouds, key_first, log_w, num_particles)
+    clouds = clouds._replace(annealing=annealing, first_weights=log_w)
 
     def cond(carry: tuple[Clouds, Array]) -> Array:
         clouds, last = carry
-        return (clouds.num_rounds < _MAX_ROUNDS) & (last <= num_last)
+        return (clouds.num_rounds < _MAX_ROUNDS) & (last < num_last)
 
     def body(carry: tuple[Clouds, Array]) -> tuple[Clouds, Array]:
         clouds, last = carry
-        key_resample, key_move = random.split(random.fold_in(rng_key, clouds.num_rounds))
-        rise = _rise(clouds.at)
-        step = _step(rise, 1 - clouds.annealing, min_ess)
-        # exactly one at the end, so that the loop stops
-        annealing = jnp.where(step == 1 - clouds.annealing, 1.0, clouds.annealing + step)
-        clouds = _resample(clouds._replace(annealing=annealing), key_resample, jnp.where(step > 0, step * rise, 0.0))
-        clouds = move(path, clouds, key_move)
         i = clouds.num_rounds
+        arrived = clouds.annealing == 1
+        key_move, key_resample = random.split(random.fold_in(rng_key, i))
         clouds = clouds._replace(
-            num_rounds=i + 1,
-            temperatures=clouds.temperatures.at[i].set(annealing),
+            temperatures=clouds.temperatures.at[i].set(clouds.annealing),
             log_angles=clouds.log_angles.at[i].set(clouds.log_angle),
         )
-        return clouds, last + (annealing == 1)
+        clouds = move(path, clouds, key_move)
+        annealing, log_w = _rise(clouds, jnp.zeros(shape, dtype), _MIN_ESS)
+        clouds = _resample(clouds, key_resample, log_w, num_particles)
+        return clouds._replace(
+            annealing=annealing,
+            num_rounds=i + 1,
+            log_weights=clouds.log_weights.at[i].set(log_w),
+            log_ratios=clouds.log_ratios.at[i].set(jnp.mean(clouds.at.log_target - clouds.at.log_base, axis=1)),
+        ), last + arrived
 
     return lax.while_loop(cond, body, (clouds, jnp.array(0)))[0]
 
 
-def _rise(at: Point) -> Array:
-    rise = at.log_target - at.log_base
-    return jnp.where(jnp.isfinite(rise), rise, -jnp.inf)
+def _rise(clouds: Clouds, offsets: Array, min_ess: float) -> tuple[Array, Array]:
+    """The next λ, and the particles' log weights there; the effective share is the mean over the clouds."""
+    ratio = clouds.at.log_target - clouds.at.log_base
+    ratio = jnp.where(jnp.isfinite(ratio), ratio, -jnp.inf)
+    left = 1 - clouds.annealing
 
-
-def _step(rise: Array, left: Array, min_ess: float) -> Array:
-    """How far λ may rise, by bisection of the share of effective particles, the mean over the clouds."""
+    def weigh(step: Array) -> Array:
+        return offsets + jnp.where(step > 0, step * ratio, 0.0)
 
     def enough(step: Array) -> Array:
-        log_w = step * rise
-        share = jnp.exp(2 * logsumexp(log_w, axis=1) - logsumexp(2 * log_w, axis=1)) / rise.shape[1]
+        log_w = weigh(step)
+        share = jnp.exp(2 * logsumexp(log_w, axis=1) - logsumexp(2 * log_w, axis=1)) / ratio.shape[1]
         return jnp.mean(jnp.where(jnp.isnan(share), 0.0, share)) > min_ess
 
     def bisect(i: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -124,28 +140,27 @@ def _step(rise: Array, left: Array, min_ess: float) -> Array:
         return jnp.where(good, middle, low), jnp.where(good, high, middle)
 
     low, _ = lax.fori_loop(0, 21, bisect, (jnp.zeros_like(left), left))
-    return jnp.maximum(low, 1e-4 * left)
+    step = jnp.maximum(low, 1e-4 * left)
+    # exactly one at the end, so that the loop stops
+    return jnp.where(step == left, 1.0, clouds.annealing + step), weigh(step)
 
 
-def _resample(clouds: Clouds, rng_key: Array, log_weights: Array) -> Clouds:
-    """Weigh and resample each cloud by itself."""
-    size = log_weights.shape[1]
-    picked = jax.vmap(_systematic)(random.split(rng_key, len(log_weights)), log_weights)
+def _resample(clouds: Clouds, rng_key: Array, log_weights: Array, num: int) -> Clouds:
+    """Weigh each cloud, and resample as many of its particles as are to go on; none where all weigh the same."""
+    picked = jax.vmap(partial(_systematic, num=num))(random.split(rng_key, len(log_weights)), log_weights)
     pick = lambda leaf: jax.vmap(lambda rows, i: rows[i])(leaf, picked)  # noqa: E731
     return clouds._replace(
         at=jax.tree.map(pick, clouds.at),
         ancestors=pick(clouds.ancestors),
-        log_z=clouds.log_z + logsumexp(log_weights, axis=1) - np.log(size),
-        log_weights=clouds.log_weights.at[clouds.num_rounds].set(log_weights),
+        log_z=clouds.log_z + logsumexp(log_weights, axis=1) - np.log(log_weights.shape[1]),
     )
 
 
-def _systematic(rng_key: Array, log_weights: Array) -> Array:
-    """As many indices as there are weights, in order, each as often as its share within less than one."""
-    num = len(log_weights)
+def _systematic(rng_key: Array, log_weights: Array, num: int) -> Array:
+    """Indices in order, each as often as its share of `num`, within less than one."""
     shares = jnp.cumsum(jax.nn.softmax(log_weights))
     positions = (jnp.arange(num) + random.uniform(rng_key, (), shares.dtype)) / num
-    return jnp.clip(jnp.searchsorted(shares, positions), 0, num - 1)
+    return jnp.clip(jnp.searchsorted(shares, positions), 0, len(log_weights) - 1)
 
 
 def move(path: Path, clouds: Clouds, rng_key: Array, adapting: bool = True) -> Clouds:
@@ -167,7 +182,7 @@ def move(path: Path, clouds: Clouds, rng_key: Array, adapting: bool = True) -> C
 
 def descend(path: Path, rng_key: Array, clouds: Clouds) -> Array:
     """The same way back to p0: log of the inverse of each cloud's mean weights, in expectation above log Z."""
-    num_rounds = clouds.num_rounds
+    num_rounds, num_particles = clouds.num_rounds, clouds.ancestors.shape[1]
     back = clouds._replace(log_z=jnp.zeros_like(clouds.log_z))
 
     def body(i: Array, back: Clouds) -> Clouds:
@@ -178,6 +193,7 @@ def descend(path: Path, rng_key: Array, clouds: Clouds) -> Array:
         here = back._replace(annealing=high, log_angle=clouds.log_angles[this])
         here = move(path, here, key_move, adapting=False)
         fall = here.at.log_base - here.at.log_target
-        return _resample(here, key_resample, (high - low) * jnp.where(jnp.isfinite(fall), fall, -jnp.inf))
+        fall = jnp.where(jnp.isfinite(fall), fall, -jnp.inf)
+        return _resample(here, key_resample, jnp.where(high > low, (high - low) * fall, 0.0), num_particles)
 
     return -lax.fori_loop(0, num_rounds, body, back).log_z

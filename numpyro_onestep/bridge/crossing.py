@@ -6,10 +6,11 @@ and so bounds log Z from above (Grosse, Ghahramani and Adams 2015).
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax, random
 
 from numpyro_onestep.base import distribution as base_
@@ -19,10 +20,12 @@ from numpyro_onestep.bridge.ladder import path_of
 from numpyro_onestep.compilation import jit
 from numpyro_onestep.flow.density import Flow, PulledBack
 
-__all__ = ["Crossing", "Sweeps", "cross", "sweep"]
+__all__ = ["NUM_LAST", "Crossing", "Sweeps", "cross", "sweep"]
 
 _NUM_CLOUDS = 8
 _NUM_PARTICLES = 128  # of each cloud
+_DRAWS_EACH = 4  # that set out for one particle to go on
+NUM_LAST = 2  # rounds at the target itself
 
 
 class Crossing(NamedTuple):
@@ -39,17 +42,19 @@ class Crossing(NamedTuple):
     @property
     def num_evaluations(self) -> int:
         """Target gradients of each particle on its way to the target."""
-        return 1 + int(self.clouds.num_rounds) * clouds_.PER_ROUND
+        return _DRAWS_EACH + int(self.clouds.num_rounds) * clouds_.PER_ROUND
 
     @property
     def num_gradients(self) -> int:
         """Target gradients of all particles, the way back included."""
-        return self.clouds.ancestors.size * (2 * self.num_evaluations - 1)
+        return self.clouds.ancestors.size * (2 * self.num_evaluations - _DRAWS_EACH)
 
 
 @partial(jit, static_argnames=("num_steps", "num_clouds"))
 def cross(trained: Flow, rng_key: Array, num_steps: int = 1, num_clouds: int = _NUM_CLOUDS) -> Crossing:
     """Cross from p0 to the target and back, in clouds of 128 particles each.
+
+    Half of the draws that set out are stretched, by 1 + 1/√D, and weighted for it: they reach p0's tails more often.
 
     Args:
         trained: the flow.
@@ -59,8 +64,14 @@ def cross(trained: Flow, rng_key: Array, num_steps: int = 1, num_clouds: int = _
     """
     path = path_of(trained, num_steps)
     key_start, key_climb, key_descend = random.split(rng_key, 3)
-    starts = base_.sample(path.base, key_start, num_clouds * _NUM_PARTICLES)
-    clouds = clouds_.climb(path, key_climb, starts.reshape(num_clouds, _NUM_PARTICLES, -1))
+    num, wide = num_clouds * _NUM_PARTICLES * _DRAWS_EACH, 1 + path.base.dim**-0.5
+    stretched = (jnp.arange(num) % 2 == 0)[:, None]
+    inflate: Any = jnp.where(stretched, wide, 1.0)
+    starts = base_.sample(path.base, key_start, num, inflate)
+    log_p, log_wide = (jax.vmap(lambda x, s=s: base_.log_prob(path.base, x, s))(starts) for s in (1.0, wide))
+    offsets = log_p - jnp.logaddexp(log_p, log_wide) + np.log(2.0)
+    starts, offsets = starts.reshape(num_clouds, -1, path.base.dim), offsets.reshape(num_clouds, -1)
+    clouds = clouds_.climb(path, key_climb, starts, offsets, _NUM_PARTICLES, NUM_LAST)
     return Crossing(clouds, clouds_.descend(path, key_descend, clouds))
 
 

@@ -1,44 +1,49 @@
 """From the particles of a bridge to `Evidence`: log Z of its clouds, their spread, both bounds, and the checks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from numpyro_onestep.bridge.crossing import Crossing
-from numpyro_onestep.draws.weights import log_mean_weight, pareto_k, pareto_k_threshold
+from numpyro_onestep.bridge.clouds import Clouds
+from numpyro_onestep.bridge.crossing import NUM_LAST, Crossing
+from numpyro_onestep.draws.weights import log_mean_weight, pareto_k, pareto_k_threshold, unseen_error
 from numpyro_onestep.trust import checks
+from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.evidence import Evidence
+from numpyro_onestep.trust.regions import UNCOVERED
 
 __all__ = ["estimate_bridged"]
 
 _MAX_GAP = 0.25  # nats between the way there and the way back
 _MIN_ANCESTORS = 0.1  # of the particles of a cloud
 _MIN_ACCEPTANCE = 0.2
+_ENOUGH_REACHED = 0.5  # of the mass that the audit saw out of the flow's reach
+_MAX_DRIFT = 0.25  # nats
 
 
 def estimate_bridged(
     crossings: Sequence[Crossing],
     alone: Evidence,
+    audited: Audit | None = None,
+    where: Callable[[], Sequence[str]] = tuple,
     caveats: Sequence[str] = (),
-    failures: Sequence[str] = (),
     notes: Sequence[str] = (),
-    log_ratios: np.ndarray | None = None,
 ) -> Evidence:
     """Turn bridges, one for each flow, into an `Evidence`.
 
     Args:
         crossings: the bridges.
         alone: what the flows' proposals alone would give.
+        audited: the audit of the flows.
+        where: what the audit found out of the flow's reach, in words.
         caveats: why the evidence is undefined, from the model; any makes `log_z` nan.
-        failures: checks that failed elsewhere, in words.
         notes: remarks that do not speak against the number.
-        log_ratios: log γ − log q at posterior draws that come from neither flow nor bridge.
     """
     clouds = [crossing.clouds for crossing in crossings]
     each = np.concatenate([np.asarray(c.log_z, np.float64) for c in clouds])
     log_z, spread = log_mean_weight(each)
     weighings = [_weighings(c) for c in clouds]
-    std_error = float(max(spread, np.sqrt(np.mean([np.sum(v) for v, _ in weighings]) / len(clouds))))
+    std_error = float(max(spread, np.sqrt(np.mean([error**2 for error, _ in weighings]) / len(clouds))))
     num = sum(c.ancestors.size for c in clouds)
     upper = np.concatenate([np.asarray(c.upper, np.float64) for c in crossings])
     result = alone._replace(
@@ -53,15 +58,11 @@ def estimate_bridged(
         reliable=True,
     )
     ratios = np.concatenate([np.asarray(c.at.log_target - c.at.log_base, np.float64) for c in clouds])
-    failures = [*failures, *_failures(crossings, result, upper, num // len(clouds))]
+    failures = _failures(crossings, result, upper)
     if np.isfinite(log_z) and np.all(np.isfinite(ratios)):
         failures += checks.number_failures(result, ratios)
-        if log_ratios is not None:
-            known = np.asarray(log_ratios, np.float64)
-            known = known[~np.isnan(known)]
-            of_clouds = np.mean(ratios, axis=1)
-            expected = float(np.mean(of_clouds)), float(np.std(of_clouds, ddof=1) / len(of_clouds) ** 0.5)
-            failures += checks.sandwich_failures(expected, known[np.isfinite(known)], len(known))
+        if audited is not None:
+            failures += _audit_failures(audited, ratios, log_z, where)
     if caveats:
         result = result._replace(log_z=float("nan"), std_error=float("nan"))
         failures = [*checks.undefined(caveats), *failures]
@@ -74,15 +75,34 @@ def estimate_bridged(
     return result._replace(reliable=not failures, warnings=(*failures, note, *notes))
 
 
-def _weighings(clouds) -> tuple[np.ndarray, float]:
-    """Relative variance of the mean weight at each weighing, from within the clouds, and the largest k̂."""
-    log_w = np.asarray(clouds.log_weights, np.float64)[: int(clouds.num_rounds)]
-    log_w = log_w.reshape(len(log_w), -1)
-    errors = np.array([log_mean_weight(w)[1] for w in log_w])
-    return errors**2, max((pareto_k(w) for w in log_w), default=float("inf"))
+def _weighings(clouds: Clouds) -> tuple[float, float]:
+    """Error of the product of the mean weights, from within the clouds and their tails, and the largest k̂."""
+    each = [np.ravel(clouds.first_weights), *np.asarray(clouds.log_weights)[: int(clouds.num_rounds)]]
+    weighings = [w for w in (np.ravel(w).astype(np.float64) for w in each) if np.ptp(w) > 0]
+    tails = [pareto_k(w) for w in weighings]
+    errors = [(log_mean_weight(w)[1], unseen_error(w, k)) for w, k in zip(weighings, tails, strict=True)]
+    return float(np.linalg.norm(errors)), max(tails, default=float("-inf"))
 
 
-def _failures(crossings: Sequence[Crossing], e: Evidence, upper: np.ndarray, num: int) -> list[str]:
+def _drift(clouds: Clouds) -> tuple[float, float]:
+    """By how much the mean log ratio rises in the rounds at the target itself, and the standard error of it."""
+    num = int(clouds.num_rounds)
+    rises = np.asarray(clouds.log_ratios)[num - 1] - np.asarray(clouds.log_ratios)[max(num - NUM_LAST, 0)]
+    return float(np.mean(rises)), float(np.std(rises, ddof=1) / len(rises) ** 0.5)
+
+
+def _audit_failures(audited: Audit, ratios: np.ndarray, log_z: float, where: Callable[[], Sequence[str]]) -> list[str]:
+    """Mass that the audit saw and the bridge did not reach; that the flow alone does not reach it matters no more."""
+    of_clouds = np.mean(ratios, axis=1)
+    expected = float(np.mean(of_clouds)), float(np.std(of_clouds, ddof=1) / len(of_clouds) ** 0.5)
+    known = audited.log_ratios[~np.isnan(audited.log_ratios)].astype(np.float64)
+    failures = checks.sandwich_failures(expected, known[np.isfinite(known)], len(known))
+    seen = audited.share if len(audited.missing) else float(np.sum(audited.shares[audited.doubtful]))
+    reached = np.mean(ratios - log_z > UNCOVERED)
+    return failures if reached > _ENOUGH_REACHED * seen else [*where(), *failures]
+
+
+def _failures(crossings: Sequence[Crossing], e: Evidence, upper: np.ndarray) -> list[str]:
     """What speaks against the bridge itself, in words."""
     failures = []
     arrived = min(float(c.clouds.annealing) for c in crossings)
@@ -104,13 +124,20 @@ def _failures(crossings: Sequence[Crossing], e: Evidence, upper: np.ndarray, num
             f"The particles of a bridge's cloud come from {100 * ancestors:.2g} % of those that set out: few draws of "
             "the base lead to the target, so log_z and its error are not to be trusted. Train longer (num_warmup)."
         )
+    drifts = [_drift(c.clouds) for c in crossings]
+    drift, error = max(drifts, key=lambda d: d[0] - 2 * d[1])
+    if drift > _MAX_DRIFT + 2 * error:
+        failures.append(
+            f"The bridge's particles are still on their way at the target: the mean of their log weights rises by "
+            f"{drift:.2f} nats with further moves, so log_z may be too low. Train longer (num_warmup)."
+        )
     accept_prob = min(float(c.clouds.accept_prob) for c in crossings)
     if accept_prob < _MIN_ACCEPTANCE:
         failures.append(
             f"{100 * (1 - accept_prob):.0f} % of the bridge's moves are refused, even short ones: its particles hardly "
             "move. Train longer (num_warmup), or use NUTS for this model."
         )
-    threshold = pareto_k_threshold(num)
+    threshold = pareto_k_threshold(crossings[0].clouds.first_weights.size)
     if e.pareto_k > threshold:
         failures.append(
             f"Pareto k {e.pareto_k:.2f} of the bridge's weights is above {threshold:.2f}: few particles carry the "

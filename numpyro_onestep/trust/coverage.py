@@ -37,7 +37,7 @@ __all__ = ["Audit", "audit"]
 
 _SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, in coordinates' scales: most room is far out
 _NEGLIGIBLE = 0.003  # share of all mass
-_MIN_ESS, _NUM_LAST = 0.7, 4  # of the tempered particles: effective share, and further rounds at the target
+_NUM_LAST = 5  # rounds of the tempered particles at the target itself
 _DOUBTFUL = 0.03  # estimated share that is not passed over even where its error is as large
 
 
@@ -116,7 +116,7 @@ def _particles(target: Target, rng_key: Array, base: Base, num: int) -> tuple[Ar
     key_start, key_temper = random.split(rng_key)
     start = base_.sample(base, key_start, num)
     path = Path(WhitenedTarget(base, target), base)
-    cloud = clouds_.climb(path, key_temper, start[None], _MIN_ESS, _NUM_LAST)
+    cloud = clouds_.climb(path, key_temper, start[None], jnp.zeros((1, num), start.dtype), num, _NUM_LAST)
     points = jnp.concatenate([start, cloud.at.x[0], jnp.zeros((1, base.dim), start.dtype)])
     points = jax.vmap(lambda u: base_.unwhiten(base, u))(points)
     of_base, tempered, center = points[:num], points[num:-1], points[-1]

@@ -20,7 +20,7 @@ def run(log_density, key):
     def run_compiled(key):
         key_start, key_temper, key_back = random.split(key, 3)
         starts = base_.sample(BASE, key_start, NUM).reshape(4, -1, 2)
-        there = clouds.climb(path, key_temper, starts, num_last=4)
+        there = clouds.climb(path, key_temper, starts, jnp.zeros(starts.shape[:2]), starts.shape[1], 5)
         return there, clouds.descend(path, key_back, there)
 
     path = Path(safe_log_density(log_density), BASE)
