@@ -25,6 +25,7 @@ _NUM_MOVES = 2  # in each round
 PER_ROUND = NUM_LEAPFROG * _NUM_MOVES  # gradients that each particle takes
 _MAX_ROUNDS = 60
 _FIRST_ESS = 0.6  # share of effective draws after the first weighing
+_MAX_SHARE = 0.003  # of all weight that one particle may have: tails heavier than that are reached by moves
 _MIN_ESS = 0.9  # share of effective particles after each further one
 FIRST_ANGLE = 0.5  # of the moves, before their acceptance is known
 
@@ -120,7 +121,7 @@ def climb(path: Path, rng_key: Array, starts: Array, offsets: Array, num_particl
 
 
 def _rise(clouds: Clouds, offsets: Array, min_ess: float) -> tuple[Array, Array]:
-    """The next λ, and the particles' log weights there; the effective share is the mean over the clouds."""
+    """The next λ, and the particles' log weights there; their effective share is the mean over the clouds."""
     ratio = clouds.at.log_target - clouds.at.log_base
     ratio = jnp.where(jnp.isfinite(ratio), ratio, -jnp.inf)
     left = 1 - clouds.annealing
@@ -131,7 +132,8 @@ def _rise(clouds: Clouds, offsets: Array, min_ess: float) -> tuple[Array, Array]
     def enough(step: Array) -> Array:
         log_w = weigh(step)
         share = jnp.exp(2 * logsumexp(log_w, axis=1) - logsumexp(2 * log_w, axis=1)) / ratio.shape[1]
-        return jnp.mean(jnp.where(jnp.isnan(share), 0.0, share)) > min_ess
+        largest = jnp.exp(jnp.max(log_w) - logsumexp(log_w))
+        return (jnp.mean(share) > min_ess) & (largest < _MAX_SHARE + 3 / ratio.size)  # neither holds for nan
 
     def bisect(i: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds

@@ -76,12 +76,17 @@ def estimate_bridged(
 
 
 def _weighings(clouds: Clouds) -> tuple[float, float]:
-    """Error of the product of the mean weights, from within the clouds and their tails, and the largest k̂."""
-    each = [np.ravel(clouds.first_weights), *np.asarray(clouds.log_weights)[: int(clouds.num_rounds)]]
-    weighings = [w for w in (np.ravel(w).astype(np.float64) for w in each) if np.ptp(w) > 0]
-    tails = [pareto_k(w) for w in weighings]
-    errors = [(log_mean_weight(w)[1], unseen_error(w, k)) for w, k in zip(weighings, tails, strict=True)]
-    return float(np.linalg.norm(errors)), max(tails, default=float("-inf"))
+    """Error of the product of the mean weights from within the clouds, and k̂ of the draws that set out.
+
+    Later weights are of particles that share ancestors, of which k̂ says nothing; none of them has a large share.
+    """
+    first, *later = (
+        np.ravel(w).astype(np.float64)
+        for w in (clouds.first_weights, *np.asarray(clouds.log_weights)[: int(clouds.num_rounds)])
+    )
+    tail = pareto_k(first)
+    errors = [log_mean_weight(w)[1] for w in (first, *later)]
+    return float(np.linalg.norm([*errors, unseen_error(first, tail)])), tail
 
 
 def _drift(clouds: Clouds) -> tuple[float, float]:
@@ -140,7 +145,7 @@ def _failures(crossings: Sequence[Crossing], e: Evidence, upper: np.ndarray) -> 
     threshold = pareto_k_threshold(crossings[0].clouds.first_weights.size)
     if e.pareto_k > threshold:
         failures.append(
-            f"Pareto k {e.pareto_k:.2f} of the bridge's weights is above {threshold:.2f}: few particles carry the "
+            f"Pareto k {e.pareto_k:.2f} of the bridge's first weights is above {threshold:.2f}: few draws carry the "
             "weight, so log_z and its error are not to be trusted. Train longer (num_warmup)."
         )
     if e.fold_fraction > 0:
