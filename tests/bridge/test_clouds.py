@@ -59,3 +59,20 @@ def test_says_where_it_did_not_arrive(getkey):
     # density only where no particle comes
     _, annealing, *_ = run(lambda u: jnp.where(u[0] > 50, -u[0], -jnp.inf), getkey())
     assert annealing < 1
+
+
+def test_log_z_from_both_sides(getkey):
+    sd = jnp.array([0.1, 0.3])
+    *_, there, upper = run(lambda u: -0.5 * jnp.sum(((u - 1.5) / sd) ** 2), getkey())
+    log_z = np.log(2 * np.pi * np.prod(sd))
+    lower = np.asarray(there.log_z)
+    for each in (lower, upper):
+        assert np.std(each) < 0.5
+        assert abs(np.mean(each) - log_z) < 4 * np.std(each, ddof=1) / np.sqrt(len(each)) + 0.1
+
+
+def test_every_cloud_goes_its_own_way(getkey):
+    *_, there, _ = run(lambda u: -0.5 * jnp.sum(((u - 1) / 0.3) ** 2), getkey())
+    assert len(np.unique(there.log_z)) == 4
+    assert np.all(there.ancestors < NUM // 4)
+    assert np.all([len(np.unique(row)) > 5 for row in np.asarray(there.ancestors)])

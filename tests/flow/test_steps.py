@@ -18,6 +18,29 @@ def network(getkey):
     return unravel(flat + 0.2 * random.normal(getkey(), flat.shape))
 
 
+@pytest.mark.parametrize("width", [2, 8])  # below the dimension the determinants are of the width
+def test_pulling_back_is_the_gradient_of_the_pulled_back_density(getkey, width):
+    network = StepNetwork(DIM, num_blocks=2, width=width, rng_key=getkey())
+
+    def log_p(y):
+        return -jnp.sum(jnp.log1p((y - 0.3) ** 2))
+
+    @jax.jit
+    @jax.vmap
+    def run(x):
+        blocks = flow.blocks_of(network, 1)
+
+        def value(x):
+            y, log_det = flow.forward_and_log_det(blocks, x)
+            return log_p(y) + log_det
+
+        return flow.pull_back(blocks, x, jax.value_and_grad(log_p)), jax.value_and_grad(value)(x)
+
+    (value, grad), (expected, expected_grad) = run(random.normal(getkey(), (64, DIM)))
+    np.testing.assert_allclose(value, expected, atol=1e-4)
+    np.testing.assert_allclose(grad, expected_grad, atol=1e-3)
+
+
 @pytest.mark.parametrize("num_steps", [1, 2, 4])
 def test_log_det_score_and_inverse(getkey, network, num_steps):
     def log_p(x):
