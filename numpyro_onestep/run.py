@@ -22,7 +22,7 @@ from numpyro_onestep.trust.audit import audit, describe
 from numpyro_onestep.trust.bridged import estimate_bridged
 from numpyro_onestep.trust.checks import MANY_MODES
 from numpyro_onestep.trust.coverage import Audit
-from numpyro_onestep.trust.estimate import estimate
+from numpyro_onestep.trust.estimate import estimate, with_caveats
 from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = ["Run", "evidence", "run_of"]
@@ -119,20 +119,18 @@ def evidence(
         log_z = [log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates]
         audited = audit(key_audit, flows, kernel.num_steps, kernel.init_scale, log_z)
     where = lambda: [] if audited is None else describe(audited, run.constrain())  # noqa: E731
-    log_ratios = None if audited is None else audited.log_ratios
-    log_w = np.concatenate([np.asarray(r.log_weights) for r in replicates])
-    own = own_steps(flows[0].network, kernel.num_steps)
-    of_map = None
-    if own < kernel.num_steps and log_ratios is not None:
-        alone = [propose(f, key, share, own) for f, key in zip(flows, keys, strict=True)]
-        of_map = np.concatenate([np.asarray(r.log_weights) for r in alone])
     notes = run.setup.notes
     if any(bool(flow.problem.base.annealed) for flow in flows):
         notes += (MANY_MODES,)
-    caveats = run.setup.caveats
-    if bridges is None and want_bridge(kernel.bridge, log_w):
+    log_ratios, of_map = None if audited is None else audited.log_ratios, None
+    own = own_steps(flows[0].network, kernel.num_steps)
+    if own < kernel.num_steps and log_ratios is not None:
+        alone = [propose(f, key, share, own) for f, key in zip(flows, keys, strict=True)]
+        of_map = np.concatenate([np.asarray(r.log_weights) for r in alone])
+    result = estimate(replicates, notes, where(), log_ratios, of_map, kernel.num_steps)
+    if bridges is None and (want_bridge(kernel.bridge, result.ess / result.num_proposals, result.reliable)):
         bridges = bridges_of(flows, random.fold_in(key_audit, 1), kernel.num_steps)
-    if bridges is None:
-        return estimate(replicates, caveats, notes, where(), log_ratios, of_map, kernel.num_steps)
-    alone = estimate(replicates, (), num_evaluations=kernel.num_steps)
-    return estimate_bridged(bridges, alone, audited, where, caveats, notes)
+    if bridges is not None:
+        bridged = estimate_bridged(bridges, result, audited, where, notes)
+        result = bridged if bridged.reliable or not result.reliable else result
+    return with_caveats(result, run.setup.caveats)

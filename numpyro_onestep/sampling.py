@@ -8,11 +8,12 @@ import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
-from numpyro_onestep.bridge.crossing import Crossing, cross, sweep
+from numpyro_onestep.bridge.crossing import Crossing, cross, is_crossed, sweep
 from numpyro_onestep.compilation import split
 from numpyro_onestep.draws import chains
 from numpyro_onestep.draws.chains import Chains
 from numpyro_onestep.draws.proposal import pool, want_bridge
+from numpyro_onestep.draws.weights import effective_sample_size, pareto_k, pareto_k_threshold
 from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.density import Flow
 
@@ -41,6 +42,14 @@ def bridges_of(flows: Sequence[Flow], rng_key: Array, num_steps: int, progress_b
     return crossings
 
 
+def _are_poor(bridge: str, log_weights: np.ndarray) -> bool:
+    """Whether draws of these weights need a bridge."""
+    if bridge != "auto":  # which needs to look at none
+        return want_bridge(bridge, 0.0, fine=False)
+    share = effective_sample_size(log_weights) / len(log_weights)
+    return want_bridge(bridge, share, pareto_k(log_weights) <= pareto_k_threshold(len(log_weights)))
+
+
 def _map_steps(flow: Flow, num_steps: int) -> int:
     return steps.own_steps(flow.network, num_steps)
 
@@ -56,7 +65,7 @@ def chains_of(
     before: tuple[Any, Any, Any],
     progress_bar: bool,
 ) -> tuple[Chains, list[Crossing] | None]:
-    """Chains of draws, and the bridges that they come from where there are any.
+    """Chains of draws, and the bridges that they come from where there are any, if their particles move at all.
 
     Args:
         rng_key: random key.
@@ -72,10 +81,12 @@ def chains_of(
     key_propose, key_correct, key_bridge, *_ = split(rng_key)
     num = shape[0] * shape[1]
     proposals = pool(flows, key_propose, num * (2 if correction == "resample" else 1), num_steps)
-    if correction == "none" or not want_bridge(bridge, np.asarray(proposals.log_weights)):
+    crossings = None
+    if correction != "none" and _are_poor(bridge, np.asarray(proposals.log_weights)):
+        crossings = bridges_of(flows, key_bridge, num_steps, progress_bar)
+    if crossings is None or not all(map(is_crossed, crossings)):
         how = correction, shape, num_steps, thinning, len(flows)
-        return chains.collect(key_correct, proposals, *how, *before), None
-    crossings = bridges_of(flows, key_bridge, num_steps, progress_bar)
+        return chains.collect(key_correct, proposals, *how, *before), crossings
     num_sweeps = -(-num // sum(crossing.clouds.ancestors.size for crossing in crossings))
     keys = split(key_correct)[:1] if len(flows) == 1 else random.split(key_correct, len(flows))
     swept = [

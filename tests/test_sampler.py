@@ -222,10 +222,10 @@ def test_replicates_widen_the_error_by_their_spread():
     assert e.num_proposals >= 4096
     assert abs(e.log_z - SKEWED_LOG_Z) < 5 * e.std_error + 1e-3
     parts = replicates_of(sampler)
-    each = [estimate([part], ()).log_z for part in parts]
+    each = [estimate([part]).log_z for part in parts]
     log_w = np.concatenate([part.log_weights for part in parts])
     within = np.hypot(log_mean_weight(log_w)[1], unseen_error(log_w, pareto_k(log_w)))
-    together = estimate(parts, ()).std_error
+    together = estimate(parts).std_error
     assert together == pytest.approx(np.hypot(within, np.std(each, ddof=1) / np.sqrt(3)), rel=1e-4)
     assert sampler.draw(random.key(2), 50).samples["rate"].shape == (50,)
     with pytest.raises(ValueError, match="num_replicates"):
@@ -261,19 +261,19 @@ def weighed(log_w):
 def test_a_flow_below_the_upper_bound_is_told():
     proposals = weighed(np.random.default_rng(0).normal(0, 0.1, 4096))
     around = np.random.default_rng(1).normal(0.02, 0.1, 384)
-    fine = estimate([proposals], (), log_ratios=around)
+    fine = estimate([proposals], log_ratios=around)
     assert fine.reliable
     assert fine.elbo < fine.log_z < fine.eubo
-    lost = estimate([proposals], (), log_ratios=np.where(np.arange(384) < 20, 30.0, around))
+    lost = estimate([proposals], log_ratios=np.where(np.arange(384) < 20, 30.0, around))
     assert not lost.reliable
     assert "upper bound" in lost.warnings[0]
     # one flow whose tempering did not arrive does not hide what another one's tells
-    both = estimate([proposals], (), log_ratios=np.concatenate([np.full(384, np.nan), around + 20]))
+    both = estimate([proposals], log_ratios=np.concatenate([np.full(384, np.nan), around + 20]))
     assert not both.reliable
-    unknown = estimate([proposals], (), log_ratios=np.full(384, np.nan))
+    unknown = estimate([proposals], log_ratios=np.full(384, np.nan))
     assert np.isnan(unknown.eubo)
     assert unknown.warnings[0].startswith("note: there is no upper bound")
-    beyond = estimate([proposals], (), log_ratios=np.where(np.arange(384) < 20, np.inf, around))
+    beyond = estimate([proposals], log_ratios=np.where(np.arange(384) < 20, np.inf, around))
     assert not beyond.reliable
     assert "carried back" in beyond.warnings[0]
     assert np.isfinite(beyond.eubo)
@@ -292,26 +292,26 @@ def test_a_heavy_tail_passes_only_under_an_upper_bound():
     missed = weighed(log_ratio(rng.normal(size=(4096, dim))))
     draws = rng.normal(size=(384, dim)) * np.where(rng.uniform(size=(384, 1)) < mass, scale, 1.0)
     for ratios in (None, np.full(384, np.nan), log_ratio(draws)):
-        result = estimate([missed], (), log_ratios=ratios)
+        result = estimate([missed], log_ratios=ratios)
         assert result.pareto_k > 0.7
         assert not result.reliable
 
     # a tail of the same shape that holds next to nothing, which the other draws confirm
     negligible = weighed(1e-4 * (1 - rng.uniform(size=4096)) ** -0.9)
     bound = rng.normal(float(np.mean(negligible.log_weights)), 0.01, 384)
-    result = estimate([negligible], (), log_ratios=bound)
+    result = estimate([negligible], log_ratios=bound)
     assert result.pareto_k > 0.7
     assert result.reliable
     assert result.warnings[0].startswith("note: Pareto k")
-    assert result.std_error > 10 * estimate([weighed(np.zeros(4096))], ()).std_error + 1e-3
-    assert not estimate([negligible], ()).reliable
+    assert result.std_error > 10 * estimate([weighed(np.zeros(4096))]).std_error + 1e-3
+    assert not estimate([negligible]).reliable
 
 
 def test_one_far_draw_does_not_count_as_lost_digits():
     log_w = np.random.default_rng(0).normal(0, 0.1, 4096)
     log_w[0] = -1.5e5
-    assert estimate([weighed(log_w)], ()).reliable
-    assert "rounding" in estimate([weighed(log_w + 3e5)], ()).warnings[-1]
+    assert estimate([weighed(log_w)]).reliable
+    assert "rounding" in estimate([weighed(log_w + 3e5)]).warnings[-1]
 
 
 def test_a_single_chain_is_resumed_by_stock_mcmc():

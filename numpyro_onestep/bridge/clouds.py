@@ -173,7 +173,7 @@ def move(path: Path, clouds: Clouds, rng_key: Array, adapting: bool = True) -> C
     def body(i: Array, carry: tuple[Point, Array, Array]) -> tuple[Point, Array, Array]:
         at, log_angle, total = carry
         at, accept_prob = hamiltonian.move(path, random.fold_in(rng_key, i), at, clouds.annealing, log_angle)
-        log_angle = hamiltonian.adapt(log_angle, accept_prob) if adapting else log_angle
+        log_angle = hamiltonian.adapt(log_angle, accept_prob, 1.0) if adapting else log_angle
         return at, log_angle, total + jnp.mean(accept_prob) / _NUM_MOVES
 
     start = flat, clouds.log_angle, jnp.zeros_like(clouds.accept_prob)

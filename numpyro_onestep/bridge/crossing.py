@@ -20,11 +20,12 @@ from numpyro_onestep.bridge.ladder import path_of
 from numpyro_onestep.compilation import jit
 from numpyro_onestep.flow.density import Flow, PulledBack
 
-__all__ = ["NUM_LAST", "Crossing", "Sweeps", "cross", "sweep"]
+__all__ = ["MIN_ACCEPTANCE", "NUM_LAST", "Crossing", "Sweeps", "cross", "is_crossed", "sweep"]
 
 _NUM_CLOUDS = 8
 _NUM_PARTICLES = 128  # of each cloud
 _DRAWS_EACH = 4  # that set out for one particle to go on
+MIN_ACCEPTANCE = 0.2  # share of the last moves
 NUM_LAST = 2  # rounds at the target itself
 
 
@@ -48,6 +49,11 @@ class Crossing(NamedTuple):
     def num_gradients(self) -> int:
         """Target gradients of all particles, the way back included."""
         return self.clouds.ancestors.size * (2 * self.num_evaluations - _DRAWS_EACH)
+
+
+def is_crossed(crossing: Crossing) -> bool:
+    """Whether the particles have come to the target, and move there."""
+    return float(crossing.clouds.annealing) == 1 and float(crossing.clouds.accept_prob) > MIN_ACCEPTANCE
 
 
 @partial(jit, static_argnames=("num_steps", "num_clouds"))

@@ -21,7 +21,7 @@ __all__ = ["NUM_LEAPFROG", "Path", "Point", "adapt", "leapfrog", "log_density", 
 NUM_LEAPFROG = 4  # of one move
 _MAX_FORCE = 1.0  # of the misfit, root mean square over the coordinates
 _ACCEPTANCE = 0.8
-_ANGLES = 0.01, 1.5
+_ANGLES = 0.002, 1.5
 
 
 class Density(Protocol):
@@ -104,7 +104,7 @@ def move(path: Path, rng_key: Array, at: Point, annealing: Array, log_angle: Arr
     return moved, accept_prob
 
 
-def adapt(log_angle: Array, accept_prob: Array) -> Array:
+def adapt(log_angle: Array, accept_prob: Array, rate: float) -> Array:
     """The angle for the next move, so that four in five are accepted (Robbins and Monro 1951)."""
-    wanted = log_angle + 0.5 * (jnp.mean(accept_prob) - _ACCEPTANCE)
+    wanted = log_angle + rate * (jnp.mean(accept_prob) - _ACCEPTANCE)
     return jnp.clip(wanted, *map(jnp.log, _ANGLES))

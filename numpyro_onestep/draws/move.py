@@ -17,6 +17,7 @@ from numpyro_onestep.flow.network import StepNetwork
 
 __all__ = ["Move", "move"]
 
+_ADAPTATION = 0.1  # of the local moves' angle, of which each iteration sees one
 _NUM_RESAMPLED = 32  # proposals of one `correction="resample"` iteration
 
 
@@ -134,6 +135,6 @@ def _move_locally(rng_key: Array, trained: Flow, end: Move, adapting: Array) -> 
         potential_energy=keep(energy, end.potential_energy),
         log_weight=keep(at.log_target[0] - at.log_base[0], end.log_weight),
         x=at.x[0],
-        log_angle=jnp.where(adapting, hamiltonian.adapt(end.log_angle, accept_prob), end.log_angle),
+        log_angle=jnp.where(adapting, hamiltonian.adapt(end.log_angle, accept_prob, _ADAPTATION), end.log_angle),
         moved=end.moved | elsewhere,
     )

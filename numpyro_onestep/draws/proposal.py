@@ -12,7 +12,6 @@ from jax import Array, lax, random
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.bridge import ladder
 from numpyro_onestep.compilation import jit, jit_once, split
-from numpyro_onestep.draws.weights import effective_sample_size, pareto_k, pareto_k_threshold
 from numpyro_onestep.flow import density, folds, steps
 from numpyro_onestep.flow.density import Flow
 
@@ -81,15 +80,13 @@ def _propose(trained: Flow, rng_key: Array, num_chunks: int, size: int, num_step
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), chunks)
 
 
-def want_bridge(choice: str, log_weights: np.ndarray) -> bool:
-    """Whether to bridge draws of these log weights: `choice` is "always" or "never", or "auto" where they are poor.
+def want_bridge(choice: str, share: float, fine: bool) -> bool:
+    """Whether draws with this share of effective ones need a bridge.
 
-    That is where fewer than half of the draws are effective, or the tail of the weights is heavy.
+    `choice` is "always" or "never", or "auto": where less than half of them are effective, or something else is not
+    `fine`.
     """
-    if choice != "auto":
-        return choice == "always"
-    share = effective_sample_size(log_weights) / len(log_weights)
-    return share < ENOUGH_ESS or pareto_k(log_weights) > pareto_k_threshold(len(log_weights))
+    return choice == "always" or (choice == "auto" and not (share >= ENOUGH_ESS and fine))
 
 
 @partial(jit_once, static_argnames=("num_draws",))

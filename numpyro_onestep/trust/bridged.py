@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from numpyro_onestep.bridge.clouds import Clouds
-from numpyro_onestep.bridge.crossing import NUM_LAST, Crossing
+from numpyro_onestep.bridge.crossing import MIN_ACCEPTANCE, NUM_LAST, Crossing
 from numpyro_onestep.draws.weights import log_mean_weight, pareto_k, pareto_k_threshold, unseen_error
 from numpyro_onestep.trust import checks
 from numpyro_onestep.trust.coverage import Audit
@@ -16,7 +16,6 @@ __all__ = ["estimate_bridged"]
 
 _MAX_GAP = 0.25  # nats between the way there and the way back
 _MIN_ANCESTORS = 0.1  # of the particles of a cloud
-_MIN_ACCEPTANCE = 0.2
 _ENOUGH_REACHED = 0.5  # of the mass that the audit saw out of the flow's reach
 _MAX_DRIFT = 0.25  # nats
 
@@ -26,7 +25,6 @@ def estimate_bridged(
     alone: Evidence,
     audited: Audit | None = None,
     where: Callable[[], Sequence[str]] = tuple,
-    caveats: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Evidence:
     """Turn bridges, one for each flow, into an `Evidence`.
@@ -36,7 +34,6 @@ def estimate_bridged(
         alone: what the flows' proposals alone would give.
         audited: the audit of the flows.
         where: what the audit found out of the flow's reach, in words.
-        caveats: why the evidence is undefined, from the model; any makes `log_z` nan.
         notes: remarks that do not speak against the number.
     """
     clouds = [crossing.clouds for crossing in crossings]
@@ -63,13 +60,10 @@ def estimate_bridged(
         failures += checks.number_failures(result, ratios)
         if audited is not None:
             failures += _audit_failures(audited, ratios, log_z, where)
-    if caveats:
-        result = result._replace(log_z=float("nan"), std_error=float("nan"))
-        failures = [*checks.undefined(caveats), *failures]
-    number = f"log_z {alone.log_z:.3f} ± {alone.std_error:.3f} with " if np.isfinite(alone.log_z) else ""
     note = (
-        f"note: {alone.num_evaluations} evaluation{'s' * (alone.num_evaluations > 1)} a draw would give {number}"
-        f"{100 * alone.ess / alone.num_proposals:.2g} % of the draws effective; all here comes from a bridge of "
+        f"note: {alone.num_evaluations} evaluation{'s' * (alone.num_evaluations > 1)} a draw would give log_z "
+        f"{alone.log_z:.3f} ± {alone.std_error:.3f} with {100 * alone.ess / alone.num_proposals:.2g} % of the draws "
+        f"effective; this comes from a bridge of "
         f"{result.num_evaluations} evaluations."
     )
     return result._replace(reliable=not failures, warnings=(*failures, note, *notes))
@@ -137,7 +131,7 @@ def _failures(crossings: Sequence[Crossing], e: Evidence, upper: np.ndarray) -> 
             f"{drift:.2f} nats with further moves, so log_z may be too low. Train longer (num_warmup)."
         )
     accept_prob = min(float(c.clouds.accept_prob) for c in crossings)
-    if accept_prob < _MIN_ACCEPTANCE:
+    if accept_prob < MIN_ACCEPTANCE:
         failures.append(
             f"{100 * (1 - accept_prob):.0f} % of the bridge's moves are refused, even short ones: its particles hardly "
             "move. Train longer (num_warmup), or use NUTS for this model."

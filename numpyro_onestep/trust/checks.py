@@ -1,7 +1,5 @@
 """The checks behind `reliable`: each returns what failed, in words, with what to do about it."""
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,7 +12,6 @@ __all__ = [
     "number_failures",
     "sandwich_failures",
     "tail_failures",
-    "undefined",
     "weight_failures",
 ]
 
@@ -85,11 +82,6 @@ def sandwich_failures(expected: tuple[float, float], log_ratios: np.ndarray, num
             "above what the flow's own draws imply: it misses mass. Train longer (num_warmup) or raise `init_scale`."
         )
     return failures
-
-
-def undefined(caveats: Sequence[str]) -> list[str]:
-    """Why there is no evidence, in words."""
-    return [f"The evidence is undefined: {caveat}" for caveat in caveats]
 
 
 def weight_failures(e: Evidence, lost: float, log_w: np.ndarray) -> list[str]:

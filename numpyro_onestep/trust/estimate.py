@@ -9,12 +9,11 @@ from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight
 from numpyro_onestep.trust import checks
 from numpyro_onestep.trust.evidence import Evidence
 
-__all__ = ["estimate"]
+__all__ = ["estimate", "with_caveats"]
 
 
 def estimate(
     replicates: Sequence[Proposals],
-    caveats: Sequence[str],
     notes: Sequence[str] = (),
     failures: Sequence[str] = (),
     log_ratios: np.ndarray | None = None,
@@ -25,7 +24,6 @@ def estimate(
 
     Args:
         replicates: proposals of equal number from each flow.
-        caveats: why the evidence is undefined, from the model; any makes `log_z` nan.
         notes: remarks that do not speak against the number.
         failures: checks that failed elsewhere, in words.
         log_ratios: log γ − log q at posterior draws that do not come from the flow, for the upper bound.
@@ -67,7 +65,12 @@ def estimate(
         failures, notes = [*failures, *misses, *tail_failures], [*tail_notes, *notes]
         if log_ratios is not None and len(ratios) == 0:
             notes.append("note: there is no upper bound of log Z: the tempering did not reach the target.")
-    if caveats:
-        result = result._replace(log_z=float("nan"), std_error=float("nan"))
-        failures = [*checks.undefined(caveats), *failures]
     return result._replace(reliable=not failures, warnings=(*failures, *notes))
+
+
+def with_caveats(e: Evidence, caveats: Sequence[str]) -> Evidence:
+    """The same where the model says that it has no evidence, and why: `log_z` is nan then."""
+    if not caveats:
+        return e
+    said = (*(f"The evidence is undefined: {caveat}" for caveat in caveats), *e.warnings)
+    return e._replace(log_z=float("nan"), std_error=float("nan"), reliable=False, warnings=said)

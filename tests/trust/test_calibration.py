@@ -97,7 +97,7 @@ def test_error_bars_of_log_z_cover_the_truth(model, log_z):
         return propose_once(flows_of(state, kernel.setup.target((), {}))[0], random.fold_in(key, 1), 4096, 1)
 
     batch = jax.jit(jax.vmap(run))(random.split(random.key(0), NUM_SEEDS))
-    results = [estimate([Proposals(*(np.asarray(leaf[i]) for leaf in batch))], ()) for i in range(NUM_SEEDS)]
+    results = [estimate([Proposals(*(np.asarray(leaf[i]) for leaf in batch))]) for i in range(NUM_SEEDS)]
     error = np.array([e.log_z - log_z for e in results])
     std_error = np.array([e.std_error for e in results])
     covered = np.mean(np.abs(error) <= 2 * std_error)
