@@ -10,34 +10,68 @@ from jax.core import Tracer
 __all__ = ["evidence_caveats", "factor_notes", "masked_out", "observed_values"]
 
 
+# why an evidence is undefined: the sentence about one site, and the sentence about several
+_IMPROPER = (
+    "site {} has an improper prior: the evidence has no scale; use a proper prior.",
+    "sites {} have improper priors: the evidence has no scale; use proper priors.",
+)
+_UNWRAPPED = (
+    "site {} of `CircularReparam` repeats itself without end; leave it circular.",
+    "sites {} of `CircularReparam` repeat themselves without end; leave them circular.",
+)
+_MASKED = (
+    "latent site {} is masked, so its prior is improper where the mask is False.",
+    "latent sites {} are masked, so their priors are improper where the masks are False.",
+)
+_MASKED_CHOICE = (
+    "discrete site {} is masked, so each of its values counts in full where the mask is False.",
+    "discrete sites {} are masked, so each of their values counts in full where the masks are False.",
+)
+_RESCALED = (
+    "site {} is rescaled by `handlers.scale` or a subsampled plate.",
+    "sites {} are rescaled by `handlers.scale` or a subsampled plate.",
+)
+_SUBSAMPLED = ("plate {}: its likelihood is rescaled.", "plates {}: their likelihoods are rescaled.")
+
+
 def evidence_caveats(model_trace: dict[str, dict[str, Any]], idle: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """Reasons, one sentence each, why ∫γ is not the model's marginal likelihood.
+    """Reasons why ∫γ is not the model's marginal likelihood: one sentence each, about all sites of its kind.
 
     From a trace of the model, and the masked entries of its latent sites that touch nothing and do no harm.
     """
-    caveats = []
+    found: dict[tuple[str, str], list[str]] = {}
     for name, site in model_trace.items():
-        if site["type"] == "plate":
-            size, subsample_size = site["args"]
-            if subsample_size is not None and subsample_size != size:
-                caveats.append(f"plate '{name}' subsamples {subsample_size} of {size}: its likelihood is rescaled.")
-        if site["type"] != "sample":
-            continue
-        latent = not site["is_observed"]
-        if latent and isinstance(_base_distribution(site["fn"]), dist.ImproperUniform):
-            if f"{name.removesuffix('_unwrapped')}_factor" in model_trace and name.endswith("_unwrapped"):
-                caveats.append(f"site '{name}' of `CircularReparam` repeats itself without end; leave it circular.")
-            else:
-                caveats.append(f"site '{name}' has an improper prior: the evidence has no scale; use a proper prior.")
-        if latent and name in idle and np.any(masked_out(site["fn"], idle[name].shape) & ~idle[name]):
-            caveats.append(f"latent site '{name}' is masked, so its prior is improper where the mask is False.")
-        if latent and site["fn"].support.is_discrete and np.any(masked_out(site["fn"], np.shape(site["value"]))):
-            caveats.append(
-                f"discrete site '{name}' is masked, so each of its values counts in full where the mask is False."
-            )
-        if site["scale"] is not None and not _is_one(site["scale"]):
-            caveats.append(f"site '{name}' is rescaled by `handlers.scale` or a subsampled plate.")
-    return tuple(caveats)
+        for reason, subject in _reasons(name, site, model_trace, idle):
+            found.setdefault(reason, []).append(subject)
+    return tuple(reason[len(named) > 1].format(_listed(named)) for reason, named in found.items())
+
+
+def _reasons(
+    name: str, site: dict[str, Any], model_trace: dict[str, dict[str, Any]], idle: dict[str, np.ndarray]
+) -> Iterator[tuple[tuple[str, str], str]]:
+    """The reasons that one site gives, each with the words that name it."""
+    if site["type"] == "plate":
+        size, subsample_size = site["args"]
+        if subsample_size is not None and subsample_size != size:
+            yield _SUBSAMPLED, f"'{name}' subsamples {subsample_size} of {size}"
+    if site["type"] != "sample":
+        return
+    latent = not site["is_observed"]
+    if latent and isinstance(_base_distribution(site["fn"]), dist.ImproperUniform):
+        unwrapped = f"{name.removesuffix('_unwrapped')}_factor" in model_trace and name.endswith("_unwrapped")
+        yield (_UNWRAPPED if unwrapped else _IMPROPER), f"'{name}'"
+    if latent and name in idle and np.any(masked_out(site["fn"], idle[name].shape) & ~idle[name]):
+        yield _MASKED, f"'{name}'"
+    if latent and site["fn"].support.is_discrete and np.any(masked_out(site["fn"], np.shape(site["value"]))):
+        yield _MASKED_CHOICE, f"'{name}'"
+    if site["scale"] is not None and not _is_one(site["scale"]):
+        yield _RESCALED, f"'{name}'"
+
+
+def _listed(names: list[str]) -> str:
+    """The names as a sentence has them: a, b and c."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def factor_notes(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:

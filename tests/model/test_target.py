@@ -93,7 +93,7 @@ def setup_of(model):
         (masked, "latent site 'mu' is masked"),
         (masked_by_a_handler, "latent site 'mu' is masked"),
         (masked_choice, "discrete site 'choice' is masked"),
-        (scaled, "'y' is rescaled"),
+        (scaled, "sites 'mu' and 'y' are rescaled by `handlers.scale`"),
         (subsampled, "plate 'data' subsamples 2 of 4"),
         (circular, "'angle_unwrapped' of `CircularReparam` repeats itself"),
     ],
@@ -236,3 +236,19 @@ def test_a_parameters_random_value_is_the_same_at_every_look():
     first, second = (look.log_density((), {})(jnp.ones(1)) for look in looks)
     assert first == second
     assert looks[0].identity == looks[1].identity
+
+
+def several_of_each():
+    improper = [numpyro.sample(name, dist.ImproperUniform(dist.constraints.real, (), ())) for name in "abc"]
+    numpyro.sample("d", dist.Normal(0, 1))
+    with numpyro.plate("rows", 4, subsample_size=2), numpyro.plate("columns", 6, subsample_size=3):
+        numpyro.sample("y", dist.Normal(sum(improper), 1), obs=jnp.zeros((3, 2)))
+        numpyro.sample("z", dist.Normal(improper[0], 1), obs=jnp.zeros((3, 2)))
+
+
+def test_a_caveat_of_several_sites_is_said_once():
+    assert setup_of(several_of_each).caveats == (
+        "sites 'a', 'b' and 'c' have improper priors: the evidence has no scale; use proper priors.",
+        "plates 'rows' subsamples 2 of 4 and 'columns' subsamples 3 of 6: their likelihoods are rescaled.",
+        "sites 'y' and 'z' are rescaled by `handlers.scale` or a subsampled plate.",
+    )
