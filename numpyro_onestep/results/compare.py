@@ -1,6 +1,8 @@
 """Models side by side by their evidence."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from numpyro_onestep.run import evidence, run_of
 from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = ["compare"]
+
+_WIDTH = 80  # of a terminal: pandas would leave out the columns that matter, and write "…" for them
 
 
 def compare(models: Mapping[str, Any], prior: Mapping[str, float] | None = None) -> Any:
@@ -27,7 +31,8 @@ def compare(models: Mapping[str, Any], prior: Mapping[str, float] | None = None)
         A pandas DataFrame, highest log evidence first, with columns `log_z`, `std_error` (nats), `log_bayes_factor` of
         the first model over this one (nats) and its standard error `log_bayes_factor_se`, `log10_bayes_factor`,
         `bayes_factor`, `prior`, `probability` (posterior model probability), `reliable` and `warnings`. Where an
-        evidence is undefined these are nan and its model takes no part in the probabilities.
+        evidence is undefined these are nan and its model takes no part in the probabilities. Printed, it shows the
+        columns that decide, within 80 characters, and the warnings below; `table.to_string()` shows all columns.
 
     Raises:
         ValueError: if no model is given, two of them saw different data, or `prior` does not fit the models.
@@ -58,7 +63,59 @@ def compare(models: Mapping[str, Any], prior: Mapping[str, float] | None = None)
     table["probability"] = weights / weights.sum()
     table["reliable"] = [results[name].reliable for name in table.index]
     table["warnings"] = ["; ".join((*results[name].warnings, *notes[name])) for name in table.index]
-    return table
+    return _table_class()(table)
+
+
+@cache
+def _table_class() -> type:
+    """A pandas DataFrame with a text of its own; made when it is first needed, since importing pandas takes long."""
+    import pandas as pd
+
+    class Comparison(pd.DataFrame):
+        """What `compare` returns; whatever pandas makes of it is a plain DataFrame."""
+
+        @property
+        def _constructor(self) -> Any:
+            return pd.DataFrame
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            return pd.DataFrame, (pd.DataFrame(self),)
+
+        def __repr__(self) -> str:
+            return _text(self)
+
+    return Comparison
+
+
+def _text(table: Any) -> str:
+    """The columns that decide, and the warnings, no line longer than 80 characters and nothing cut off."""
+    head = ("log_z ± se", "log10_bayes_factor", "probability", "reliable")
+    rows = [
+        (_with_error(row["log_z"], row["std_error"]), f"{row['log10_bayes_factor']:.2f}", f"{row['probability']:.4f}")
+        for _, row in table.iterrows()
+    ]
+    rows = [(*row, str(reliable)) for row, reliable in zip(rows, table["reliable"], strict=True)]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    room = _WIDTH - sum(widths) - 2 * len(widths)
+    names = [textwrap.wrap(str(name), room) or [""] for name in table.index]
+    lines = ["".join(["model".ljust(max(5, *(len(part) for name in names for part in name))), *_cells(head, widths)])]
+    for name, row in zip(names, rows, strict=True):
+        first, *others = name
+        lines += [first.ljust(len(lines[0]) - sum(widths) - 2 * len(widths)) + "".join(_cells(row, widths)), *others]
+    for name, warnings in table["warnings"].items():
+        lines += textwrap.wrap(f"{name}: {warnings}", _WIDTH, subsequent_indent="  ") if warnings else []
+    return "\n".join(lines)
+
+
+def _cells(values: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [f"  {value:>{width}}" for value, width in zip(values, widths, strict=True)]
+
+
+def _with_error(value: float, error: float) -> str:
+    """The value with as many digits as its error lets count, that with two, between 1 and 6 of them."""
+    known = np.isfinite(error) and error > 0
+    digits = int(np.clip(1 - np.floor(np.log10(error)), 1, 6)) if known else 4
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def _is_run(model: Any) -> bool:

@@ -1,5 +1,7 @@
 """ArviZ data, model comparison and plots, from one small run."""
 
+import pickle
+
 import arviz as az
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +65,28 @@ def test_compare():
     assert table.loc["better", "log_bayes_factor_se"] == 0
     assert table["probability"].sum() == pytest.approx(1)
     assert table.loc["better", "probability"] == pytest.approx(1 / (1 + np.exp(-2.0)))
+
+
+def test_a_comparison_is_read_in_a_narrow_terminal():
+    import pandas as pd
+
+    long = "a name of many words, as they are given to the models of a paper's second appendix"
+    doubtful = make(-1003.25, 0.3, reliable=False, warnings=("The effective sample size is 12 of 4096 proposals.",))
+    table = compare({"plain": make(-1001.23456, 0.0123), long: doubtful, "none": make(np.nan, np.nan)})
+    with pd.option_context("display.width", 80, "display.max_columns", 0):
+        text = str(table)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "..." not in text
+    assert "…" not in text
+    for column in ("log_z ± se", "log10_bayes_factor", "probability", "reliable"):
+        assert column in lines[0]
+    assert lines[1].split() == ["plain", "-1001.235", "±", "0.012", "0.00", "0.8824", "True"]
+    assert long in " ".join(text.split())  # broken into lines, not cut off
+    assert "The effective sample size is 12 of 4096 proposals." in " ".join(text.split())
+    again = pickle.loads(pickle.dumps(table))
+    assert type(again) is type(table[["log_z"]]) is pd.DataFrame
+    assert again.equals(pd.DataFrame(table))
 
 
 def test_compare_leaves_undefined_evidence_out(fitted):
