@@ -184,9 +184,9 @@ class OneStepSampler(MCMC):
         proposals = pool(run_of(self, "draw()").flows(), rng_key, num_draws, num_steps)
         return Draws(samples.over_points(self._constrainer(), proposals.points), proposals.log_weights)
 
-    def to_inference_data(self) -> Any:
-        """ArviZ `InferenceData` (0.23) or `DataTree` (1.x): posterior, sample stats, evidence and proposals."""
-        return inference_data.to_inference_data(self)
+    def to_inference_data(self, **kwargs: Any) -> Any:
+        """ArviZ `InferenceData` (0.23) or `DataTree` (1.x) with the evidence; arguments are those of `from_numpyro`."""
+        return inference_data.to_inference_data(self, **kwargs)
 
     def save(self, path: str | Path) -> None:
         """Write the trained flow, the model arguments and the draws to one file, without code."""

@@ -13,17 +13,22 @@ __all__ = ["evidence_in", "observed_in", "to_inference_data"]
 _NUM_PROPOSALS = 1024
 
 
-def to_inference_data(sampler: Any) -> Any:
+def to_inference_data(sampler: Any, **kwargs: Any) -> Any:
     """`az.from_numpyro(sampler)` of a `OneStepSampler`, with the evidence in `posterior.attrs` and a group `proposals`.
 
     The attributes are floats and strings (`log_z`, `log_z_std_error`, …, `warnings` joined by newlines), so that
     netCDF can store them. The group `proposals` holds the log weights of 1024 fresh proposals, and all observed values
     site after site, by which `compare` tells different data.
+
+    Args:
+        sampler: a `OneStepSampler` after `run`.
+        **kwargs: further arguments of `az.from_numpyro`: `log_likelihood=True`, which `az.loo` needs, `coords`, `dims`,
+            `prior`, `posterior_predictive` and so on.
     """
     import arviz as az
     import xarray as xr
 
-    data = az.from_numpyro(sampler)
+    data = az.from_numpyro(sampler, **kwargs)
     key = random.fold_in(trained_flows(sampler.last_state)[0].train.rng_key, 2)  # type: ignore[union-attr]
     log_weights = sampler.draw(key, _NUM_PROPOSALS).log_weights
     proposals = xr.Dataset({"log_weight": ("proposal", np.asarray(log_weights))})

@@ -9,8 +9,9 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import random
-from models import FEATURES, TARGETS, TINY, regression
+from models import FEATURES, TARGETS, TINY, regression, regression_posterior
 from numpyro.infer import MCMC
+from scipy.stats import norm
 
 from numpyro_onestep import Evidence, OneStep, OneStepSampler, compare
 from numpyro_onestep.results.plots import plot_draws, plot_weights
@@ -48,6 +49,37 @@ def test_to_inference_data_holds_the_evidence_and_can_be_stored(fitted, tmp_path
     stored = az.from_netcdf(tmp_path / "fit.nc")
     assert group(stored, "posterior").attrs["log_z"] == pytest.approx(fitted.evidence.log_z)
     assert group(stored, "proposals")["log_weight"].shape == (1024,)
+
+
+def test_to_inference_data_hands_its_arguments_on(fitted):
+    draws = fitted.get_samples()
+    coords = {"feature": ["first", "second", "third"], "row": np.arange(20)}
+    data = fitted.to_inference_data(
+        log_likelihood=True,
+        coords=coords,
+        dims={"beta": ["feature"], "y": ["row"]},
+        prior={"beta": np.zeros((50, 3)), "norm": np.zeros(50)},
+    )
+    beta = group(data, "posterior")["beta"].sel(feature="second")
+    assert np.allclose(np.ravel(beta), draws["beta"][:, 1])
+    assert group(data, "prior")["beta"].shape[-1] == 3
+    assert group(data, "posterior").attrs["log_z"] == fitted.evidence.log_z
+    assert group(data, "proposals")["log_weight"].shape == (1024,)
+    loo = az.loo(data)
+    found = float(getattr(loo, "elpd" if hasattr(loo, "elpd") else "elpd_loo"))
+    residual = TARGETS - np.asarray(draws["beta"], float) @ FEATURES.T
+    surprise = np.exp(0.5 * residual**2)  # 1 / p(y_i | beta) up to a factor, the weights of leaving row i out
+    influence = np.sum(surprise / surprise.mean(axis=0), axis=1)
+    assert abs(found - left_out()) < 5 * np.std(influence) / len(influence) ** 0.5
+
+
+def left_out():
+    """Σ log p(y_i | all other rows), in closed form."""
+    total = 0.0
+    for i, (x, y) in enumerate(zip(FEATURES, TARGETS, strict=True)):
+        mean, cov = regression_posterior(np.delete(FEATURES, i, axis=0), np.delete(TARGETS, i))
+        total += norm.logpdf(y, x @ mean, np.sqrt(1 + x @ cov @ x))
+    return total
 
 
 def make(log_z, std_error=0.01, **fields):
