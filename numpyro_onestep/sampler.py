@@ -108,8 +108,8 @@ class OneStepSampler(MCMC):
             *args: arguments of the model.
             extra_fields: further fields of `OneStepState` to collect: "potential_energy", "log_weight",
                 "accept_prob", "num_steps"; "~z.site" leaves a site out.
-            init_params: unconstrained values of the first starting point (with a leading axis of chains if
-                num_chains > 1); needed with a potential function.
+            init_params: unconstrained values of the first starting point, or of one for each chain along a leading
+                axis, of which the first counts; needed with a potential function.
             warm_start: train on from the flow trained last, for other data of the same shape: the fewer iterations the
                 better it fits them, and none where it fits already.
             **kwargs: keyword arguments of the model.
@@ -213,10 +213,6 @@ class OneStepSampler(MCMC):
     ) -> tuple[Array, Array]:
         """Check what was given, keep the arguments, forget the last run's results; keys for training and draws."""
         samples.check_fields(extra_fields)
-        if init_params is not None and self.num_chains > 1:
-            leading = jnp.shape(jax.tree.leaves(init_params)[0])[:1]
-            if leading != (self.num_chains,):
-                raise ValueError("`init_params` must have the same leading dimension as `num_chains`.")
         # of its own: a caller's array may change before the evidence is asked for
         self._args, self._kwargs = owned((args, kwargs), (self._args, self._kwargs))
         self._evidence = self._states = self._states_flat = self._bridges = None
@@ -226,16 +222,11 @@ class OneStepSampler(MCMC):
 
     def _look(self, rng_key: Array, init_params: Any, state: Any = None) -> ModelSetup:
         """Look at the model for the arguments of this run, at the state's structure where nothing else tells it."""
-        point = self._one(init_params)
+        point = samples.one_point(init_params, self.num_chains, self.sampler._potential_fn)
         if point is None and self.sampler.model is None and state is not None:
             point = state_.one_point(state)
         self.setup = setup = self.sampler.look(rng_key, point, self._args, self._kwargs)
         return setup
-
-    def _one(self, init_params: Any) -> Any:
-        if init_params is None or self.num_chains == 1:
-            return init_params
-        return jax.tree.map(lambda leaf: leaf[0], init_params)
 
     def _train(self, rng_key: Array, init_params: Any, warm_start: bool = False) -> OneStepState:
         """Find the base, train and audit."""

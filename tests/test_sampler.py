@@ -182,6 +182,32 @@ def test_save_and_load(fitted, tmp_path):
         OneStepSampler.load(tmp_path / "other", OneStep(regression))
 
 
+def normal_potential(z):
+    return 0.5 * z @ z + 2 * jnp.log(2 * jnp.pi)
+
+
+@pytest.mark.parametrize(
+    ("potential_fn", "point", "dim"),
+    [
+        (banana_potential, {"x": jnp.zeros(()), "y": jnp.ones(())}, 2),
+        (banana_potential, {"x": jnp.zeros(4), "y": jnp.ones(4)}, 2),
+        (normal_potential, jnp.ones(4), 4),  # as many numbers as there are chains
+        (normal_potential, jnp.ones((4, 3)), 3),
+    ],
+    ids=["one point", "one for each chain", "one of as many numbers", "several of them"],
+)
+def test_four_chains_take_one_point_or_four(potential_fn, point, dim):
+    sampler = OneStepSampler(
+        OneStep(potential_fn=potential_fn, **TINY), num_warmup=40, num_samples=50, progress_bar=False
+    )
+    sampler.run(random.key(0), init_params=point)
+    assert sampler.setup.center.shape == (dim,)
+    leaves = jax.tree.leaves(sampler.get_samples(group_by_chain=True))
+    assert all(leaf.shape[:2] == (4, 50) for leaf in leaves)
+    if dim == 4:
+        assert abs(sampler.evidence.log_z) < 5 * max(sampler.evidence.std_error, 1e-5)
+
+
 def test_errors():
     with pytest.raises(TypeError, match="OneStep kernel"):
         OneStepSampler(NUTS(skewed))
@@ -193,7 +219,9 @@ def test_errors():
         OneStepSampler(OneStep(skewed)).run(random.key(0), extra_fields=("no_such",))
     sampler = OneStepSampler(OneStep(potential_fn=banana_potential))
     with pytest.raises(ValueError, match="leading dimension"):
-        sampler.run(random.key(0), init_params={"x": jnp.zeros(()), "y": jnp.zeros(())})
+        sampler.run(random.key(0), init_params={"x": jnp.zeros(3), "y": jnp.zeros(3)})
+    with pytest.raises(ValueError, match="leading dimension"):
+        OneStepSampler(OneStep(skewed)).run(random.key(0), init_params={"rate": jnp.zeros(3)})
 
 
 def test_budgets_are_refined_and_drawn_from():

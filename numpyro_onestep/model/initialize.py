@@ -36,7 +36,7 @@ def setup_model(
     these entries are may depend on them.
 
     Raises:
-        ValueError: if the model has no continuous latent site.
+        ValueError: if the model has no continuous latent site, or a value of `init_params` another shape than its site.
     """
     look = partial(
         initialize_model,
@@ -51,6 +51,7 @@ def setup_model(
     if any(site["type"] == "param" for site in info.model_trace.values()):
         info = look(random.key(0))  # a parameter's random value is the same at every look
     start = _as_floats(info.param_info.z if init_params is None else init_params)
+    _check_shapes(start, info.param_info.z)
     # the model's own order, parents before children, which the base's conditional scales rely on
     names = [name for name in info.model_trace if name in start]
     center, unravel_list = ravel_pytree([start[name] for name in names])
@@ -83,13 +84,14 @@ def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any, forw
     """The same for a potential function.
 
     Raises:
-        ValueError: if `init_params` is missing or empty.
+        ValueError: if `init_params` is missing or empty, or the potential there is not a number.
     """
     if init_params is None:
         raise ValueError(
             "`init_params` must be given to `run` with `potential_fn`: it tells the parameters' structure."
         )
     init_params = _as_floats(init_params)
+    _check_scalar(potential_fn, init_params)
     center, unravel = ravel_pytree(init_params)
     if center.size == 0:
         raise ValueError("`init_params` has no elements: there is nothing to sample.")
@@ -114,6 +116,27 @@ def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any, forw
 
 def _unravel_sites(names: list[str], unravel: Callable[[Array], list[Array]], flat: Array) -> dict[str, Array]:
     return dict(zip(names, unravel(flat), strict=True))
+
+
+def _check_shapes(given: dict[str, Any], sites: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if name in sites and jnp.shape(value) != jnp.shape(sites[name]):
+            raise ValueError(
+                f"`init_params` has shape {jnp.shape(value)} for site '{name}', which unconstrained has "
+                f"{jnp.shape(sites[name])}: give one point, or one for each chain along a leading dimension."
+            )
+
+
+def _check_scalar(potential_fn: Callable[[Any], Array], init_params: Any) -> None:
+    try:
+        shape = jax.eval_shape(potential_fn, init_params).shape
+    except Exception:  # it will say so where it is run
+        return
+    if shape != ():
+        raise ValueError(
+            f"`potential_fn` gives an array of shape {shape} at `init_params`, not a number: give one point, or one "
+            "for each chain along a leading dimension as long as there are chains."
+        )
 
 
 def _ignore_arguments(result: Any, *_: Any, **__: Any) -> Any:

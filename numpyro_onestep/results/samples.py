@@ -1,9 +1,10 @@
 """The draws of a run as NumPyro's `MCMC` keeps them: constrained, by chain, with the extra fields asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from numpyro_onestep.compilation import jit
@@ -12,7 +13,7 @@ from numpyro_onestep.model.function import ModelFunction
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState
 
-__all__ = ["Draws", "by_chain", "check_fields", "check_sites", "names_site", "over_points"]
+__all__ = ["Draws", "by_chain", "check_fields", "check_sites", "names_site", "one_point", "over_points"]
 
 _NOT_COLLECTED = ("base", "train", "rng_key", "x", "flow", "log_angle", "ladder_angle")  # fields of the state
 
@@ -49,6 +50,27 @@ def check_sites(fields: Sequence[str], setup: ModelSetup, constrain: ModelFuncti
         if not isinstance(sites, dict) or names_site(name) not in sites:
             there = ", ".join(sites) if isinstance(sites, dict) else "none"
             raise AttributeError(f"There is no site for the extra field '{name}'; there are: {there}.")
+
+
+def one_point(init_params: Any, num_chains: int, potential_fn: Callable | None) -> Any:
+    """The point that one flow for all chains starts from, out of one point or one for each chain along a leading axis.
+
+    Where every leaf is as long as there are chains it is that axis, as in NumPyro, unless the potential function can be
+    evaluated at the whole alone: four chains in four dimensions.
+    """
+    leaves = jax.tree.leaves(init_params)
+    if num_chains == 1 or any(jnp.shape(leaf)[:1] != (num_chains,) for leaf in leaves):
+        return init_params
+    first = jax.tree.map(lambda leaf: leaf[0], init_params)
+    alone = potential_fn is not None and not _is_scalar(potential_fn, first) and _is_scalar(potential_fn, init_params)
+    return init_params if alone else first
+
+
+def _is_scalar(function: Callable, point: Any) -> bool:
+    try:
+        return jax.eval_shape(function, point).shape == ()
+    except Exception:  # whatever a function raises at a point of another shape
+        return False
 
 
 @jit
