@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import initialize_model
 
+from numpyro_onestep.model.bounds import bounds_move, replayed
 from numpyro_onestep.model.function import Same
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.model.trace import evidence_caveats, factor_notes, masked_out, observed_values
@@ -61,10 +62,14 @@ def setup_model(
             "Check that its parameters are `numpyro.sample` statements without `obs`."
         )
     trace = info.model_trace
+    postprocess = info.postprocess_fn
+    if all(site["type"] != "deterministic" for site in trace.values()):  # else NumPyro replays the model
+        moving = bounds_move(trace, info.potential_fn(*model_args, **model_kwargs), info.param_info.z)
+        postprocess = replayed(info.potential_fn) if moving else postprocess
     identity = Same(model), tuple(names), _shapes([start[name] for name in names])
     setup = ModelSetup(
         potential_fn_gen=info.potential_fn,
-        postprocess_gen=info.postprocess_fn,
+        postprocess_gen=postprocess,
         unravel=partial(_unravel_sites, names, unravel_list),
         center=center.astype(_float()),
         caveats=(),
