@@ -65,10 +65,10 @@ class OneStep(MCMCKernel):
         state_consistency: weight of self-distillation, one step against two half steps, for `budgets` of which the
             double is another one.
         volume_consistency: weight of the same for the log-determinants.
-        bridge: "auto" (default) bridges where one evaluation is not enough, that is where less than half of the draws
-            are effective or their weights have a heavy tail. Log Z and the draws of `OneStepSampler` then come from
-            particles that go from the base to the target, and chains of a stock `MCMC` make local moves as well.
-            "always" and "never" as named; draws are left alone with `correction="none"`.
+        bridge: "auto" (default) bridges where one evaluation is not enough: the draws of `OneStepSampler` where less
+            than half of them are effective, and log Z also where its checks fail. They then come from particles that go
+            from the base to the target; chains of a stock `MCMC` make local moves as well. "always" and "never" as
+            named; draws are left alone with `correction="none"`.
         coverage_audit: look for mass that the flow does not reach, and bound log Z from above; `OneStepSampler` trains
             once more where mass is missing.
         num_replicates: flows to train at once from the same base, at as many times the cost. Draws come from all of

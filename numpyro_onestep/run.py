@@ -17,7 +17,7 @@ from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.model.function import ModelFunction, same_leaves
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.sampling import bridges_of
-from numpyro_onestep.state import OneStepState, flows_of, one_point, trained_flows
+from numpyro_onestep.state import OneStepState, first_values, flows_of, trained_flows
 from numpyro_onestep.trust.audit import audit, describe
 from numpyro_onestep.trust.bridged import estimate_bridged
 from numpyro_onestep.trust.checks import MANY_MODES
@@ -79,7 +79,7 @@ def run_of(mcmc: MCMC, what: str) -> Run:
     if setup is None:
         setup = kernel.setup
         if kernel.model is not None and (setup.idle is not None or not same_leaves(setup.given, given)):
-            setup = kernel.look(random.key(0), one_point(first), *given, fill_idle=False)
+            setup = kernel.look(random.key(0), first_values(first), *given, fill_idle=False)
     setup.check_unchanged()
     args, kwargs = given
     return Run(kernel, setup, args, kwargs, state)

@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax import Array, random
 from numpyro.infer import MCMC
 from numpyro.util import is_prng_key
@@ -224,7 +222,7 @@ class OneStepSampler(MCMC):
         """Look at the model for the arguments of this run, at the state's structure where nothing else tells it."""
         point = samples.one_point(init_params, self.num_chains, self.sampler._potential_fn)
         if point is None and self.sampler.model is None and state is not None:
-            point = state_.one_point(state)
+            point = state_.first_values(state)
         self.setup = setup = self.sampler.look(rng_key, point, self._args, self._kwargs)
         return setup
 

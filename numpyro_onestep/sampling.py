@@ -13,7 +13,7 @@ from numpyro_onestep.compilation import split
 from numpyro_onestep.draws import chains
 from numpyro_onestep.draws.chains import Chains
 from numpyro_onestep.draws.proposal import pool, want_bridge
-from numpyro_onestep.draws.weights import effective_sample_size, pareto_k, pareto_k_threshold
+from numpyro_onestep.draws.weights import effective_sample_size
 from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.density import Flow
 
@@ -43,11 +43,11 @@ def bridges_of(flows: Sequence[Flow], rng_key: Array, num_steps: int, progress_b
 
 
 def _are_poor(bridge: str, log_weights: np.ndarray) -> bool:
-    """Whether draws of these weights need a bridge."""
-    if bridge != "auto":  # which needs to look at none
-        return want_bridge(bridge, 0.0, fine=False)
-    share = effective_sample_size(log_weights) / len(log_weights)
-    return want_bridge(bridge, share, pareto_k(log_weights) <= pareto_k_threshold(len(log_weights)))
+    """Whether draws of these weights need a bridge; a heavy tail alone is a matter of the evidence.
+
+    A bridge has fewer particles than there are draws, so the shares of many modes are better kept without.
+    """
+    return want_bridge(bridge, effective_sample_size(log_weights) / len(log_weights), fine=True)
 
 
 def _map_steps(flow: Flow, num_steps: int) -> int:

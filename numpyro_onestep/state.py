@@ -26,8 +26,8 @@ __all__ = [
     "after_draws",
     "check_dim",
     "first_state",
+    "first_values",
     "flows_of",
-    "one_point",
     "trained_flows",
     "trained_state",
 ]
@@ -127,7 +127,7 @@ def acceptance(state: OneStepState, num_chains: int) -> tuple[Any, Any, Any]:
     return num_before, num_counted, mean if len(mean) == num_chains else np.full(num_chains, np.mean(mean))
 
 
-def one_point(state: OneStepState) -> Any:
+def first_values(state: OneStepState) -> Any:
     """The unconstrained values of a chain, the first of several."""
     return state.z if jnp.ndim(state.i) == 0 else jax.tree.map(lambda leaf: leaf[0], state.z)
 

@@ -11,10 +11,13 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import random
-from models import TINY, banana_potential, skewed
+from models import TINY, banana_potential, bananas, skewed
 from numpyro.infer import MCMC
 
 from numpyro_onestep import OneStep, evidence
+from numpyro_onestep.base import distribution as base_
+from numpyro_onestep.flow import steps
+from numpyro_onestep.state import flows_of
 
 FAST = {"num_warmup": 30, "progress_bar": False}
 
@@ -101,6 +104,9 @@ import jax, numpy as np
 from models import FEATURES, TARGETS, TINY, regression, regression_log_z, regression_posterior
 from numpyro.infer import MCMC
 from numpyro_onestep import OneStep, evidence
+from numpyro_onestep.base import distribution as base_
+from numpyro_onestep.flow import steps
+from numpyro_onestep.state import flows_of
 options = dict(num_warmup=10, num_samples=200, num_chains=2, progress_bar=False)
 mcmc = MCMC(OneStep(regression, **TINY), chain_method="parallel", **options)
 for i in range(2):
@@ -133,3 +139,58 @@ def test_errors_name_the_cause():
         run(OneStep(potential_fn=lambda z: z[0] * jnp.nan), init_params=jnp.zeros(2))
     with pytest.raises(TypeError, match="OneStep kernel"):
         evidence(MCMC(numpyro.infer.NUTS(skewed), num_warmup=1, num_samples=1), random.key(0))
+
+
+@pytest.mark.parametrize("num_chains", [1, 3])
+def test_local_moves_mix_where_proposals_are_refused(num_chains):
+    start = jnp.zeros(4) if num_chains == 1 else jnp.zeros((num_chains, 4))
+
+    def run_with(bridge):
+        kernel = OneStep(potential_fn=lambda z: -bananas(z), **TINY, bridge=bridge)
+        mcmc = run(kernel, None, (), start, num_warmup=1, num_samples=1500, num_chains=num_chains)
+        return mcmc, np.asarray(mcmc.get_samples(group_by_chain=True))
+
+    mcmc, z = run_with("always")
+    _, alone = run_with("never")
+    moved, moved_alone = (np.mean(np.any(np.diff(chains, axis=1) != 0, axis=2)) for chains in (z, alone))
+    assert moved > 0.9
+    assert moved_alone < 0.85
+    np.testing.assert_allclose(z.reshape(-1, 4)[:, :2].std(0), 1, rtol=0.15)
+    # the weight of a local move's end is that of its point
+    state = mcmc.last_state
+    flow = flows_of(state, mcmc.sampler.setup.target((), {}))[0]
+    blocks = steps.blocks_of(flow.network, 1)
+    for x, z, log_weight in zip(
+        *map(jnp.atleast_2d, (state.x, state.z)), jnp.atleast_1d(state.log_weight), strict=True
+    ):
+        y, log_det = steps.forward_and_log_det(blocks, x)
+        np.testing.assert_allclose(base_.unwhiten(flow.problem.base, y), z, atol=1e-4)
+        expected = flow.problem.target.value(y) + log_det - base_.log_prob(flow.problem.base, x)
+        assert float(log_weight) == pytest.approx(float(expected), abs=1e-3)
+
+
+@pytest.mark.parametrize("num_replicates", [1, 2])
+def test_more_evaluations_in_stock_mcmc(num_replicates):
+    def mean_weight(num_steps):
+        kernel = OneStep(
+            potential_fn=lambda z: -bananas(z),
+            **TINY,
+            num_steps=num_steps,
+            correction="none",
+            num_replicates=num_replicates,
+        )
+        mcmc = run(kernel, None, ("log_weight",), jnp.zeros(4), num_warmup=1, num_samples=1000)
+        return np.asarray(mcmc.get_extra_fields()["log_weight"], np.float64), mcmc.last_state.ladder_angle
+
+    one, no_angle = mean_weight(1)
+    eight, angle = mean_weight(8)
+    assert np.all(no_angle == 0)
+    assert np.all(angle > 0)
+    assert np.shape(angle) == (() if num_replicates == 1 else (2,))
+    assert abs(np.log(np.mean(np.exp(eight)))) < 0.1
+    assert np.mean(eight) > 0.6 * np.mean(one)  # both negative
+
+
+def test_the_choice_of_a_bridge_is_checked():
+    with pytest.raises(ValueError, match="`bridge` must be one of"):
+        OneStep(skewed, bridge="sometimes")
