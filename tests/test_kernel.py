@@ -147,7 +147,8 @@ def test_local_moves_mix_where_proposals_are_refused(num_chains):
 
     def run_with(bridge):
         kernel = OneStep(potential_fn=lambda z: -bananas(z), **TINY, bridge=bridge)
-        mcmc = run(kernel, None, (), start, num_warmup=1, num_samples=1500, num_chains=num_chains)
+        options = {"num_warmup": 1, "num_samples": 1500 // num_chains, "num_chains": num_chains}
+        mcmc = run(kernel, None, (), start, chain_method="vectorized", **options)
         return mcmc, np.asarray(mcmc.get_samples(group_by_chain=True))
 
     mcmc, z = run_with("always")

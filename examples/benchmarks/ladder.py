@@ -20,11 +20,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from answer_targets import LOG_Z, TARGETS
 from jax import random
-from problems import PROBLEMS
 
 from numpyro_onestep import OneStep, OneStepSampler
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "gallery"))
+
+from answer_targets import LOG_Z, TARGETS
+from problems import PROBLEMS
 
 __all__ = ["BUDGETS", "measure"]
 
