@@ -131,6 +131,7 @@ def evidence(
     if bridges is None and (want_bridge(kernel.bridge, result.ess / result.num_proposals, result.reliable)):
         bridges = bridges_of(flows, random.fold_in(key_audit, 1), kernel.num_steps)
     if bridges is not None:
-        bridged = estimate_bridged(bridges, result, audited, where, notes)
+        lost = float(np.mean([~np.isfinite(np.asarray(r.log_weights)) for r in replicates]))
+        bridged = estimate_bridged(bridges, result, lost, audited, where, notes)
         result = bridged if bridged.reliable or not result.reliable else result
     return with_caveats(result, run.setup.caveats)

@@ -23,6 +23,7 @@ _MAX_DRIFT = 0.25  # nats
 def estimate_bridged(
     crossings: Sequence[Crossing],
     alone: Evidence,
+    lost: float = 0.0,
     audited: Audit | None = None,
     where: Callable[[], Sequence[str]] = tuple,
     notes: Sequence[str] = (),
@@ -32,6 +33,7 @@ def estimate_bridged(
     Args:
         crossings: the bridges.
         alone: what the flows' proposals alone would give.
+        lost: share of these proposals without a finite weight.
         audited: the audit of the flows.
         where: what the audit found out of the flow's reach, in words.
         notes: remarks that do not speak against the number.
@@ -55,16 +57,17 @@ def estimate_bridged(
         reliable=True,
     )
     ratios = np.concatenate([np.asarray(c.at.log_target - c.at.log_base, np.float64) for c in clouds])
-    failures = _failures(crossings, result, upper)
-    if np.isfinite(log_z) and np.all(np.isfinite(ratios)):
+    failures = [*checks.lost_failures(lost), *_failures(crossings, result, upper)]
+    if not np.all(np.isfinite(ratios)):
+        failures.append("Some of the bridge's particles have no finite density: it over- or underflows there.")
+    elif np.isfinite(log_z):
         failures += checks.number_failures(result, ratios)
         if audited is not None:
             failures += _audit_failures(audited, ratios, log_z, where)
     note = (
         f"note: {alone.num_evaluations} evaluation{'s' * (alone.num_evaluations > 1)} a draw would give log_z "
         f"{alone.log_z:.3f} ± {alone.std_error:.3f} with {100 * alone.ess / alone.num_proposals:.2g} % of the draws "
-        f"effective; this comes from a bridge of "
-        f"{result.num_evaluations} evaluations."
+        f"effective; this comes from a bridge of {result.num_evaluations} evaluations."
     )
     return result._replace(reliable=not failures, warnings=(*failures, note, *notes))
 

@@ -9,6 +9,7 @@ from numpyro_onestep.trust.evidence import Evidence
 __all__ = [
     "MANY_MODES",
     "expected_ratio",
+    "lost_failures",
     "number_failures",
     "sandwich_failures",
     "tail_failures",
@@ -84,14 +85,19 @@ def sandwich_failures(expected: tuple[float, float], log_ratios: np.ndarray, num
     return failures
 
 
+def lost_failures(lost: float) -> list[str]:
+    """Whether a share of the proposals ends where the density cannot be computed, or is zero."""
+    said = f"{100 * lost:.1f} % of the proposals have no finite weight (nan or infinite potential)."
+    return [said] if lost > 0.01 else []
+
+
 def weight_failures(e: Evidence, lost: float, log_w: np.ndarray) -> list[str]:
     """The checks that failed, in words."""
     failures = []
     if not np.isfinite(e.log_z):
         failures.append("The weights are all zero or one is infinite: the density over- or underflows at the draws.")
         return failures
-    if lost > 0.01:
-        failures.append(f"{100 * lost:.1f} % of the proposals have no finite weight (nan or infinite potential).")
+    failures += lost_failures(lost)
     if e.ess < max(100.0, 0.01 * e.num_proposals):
         failures.append(
             f"The effective sample size is {e.ess:.0f} of {e.num_proposals} proposals: the flow does not fit the "

@@ -57,6 +57,12 @@ def test_a_sound_bridge_is_believed(rng, alone):
     assert e.warnings[-1].startswith("note: 1 evaluation a draw would give log_z")
 
 
+def test_lost_proposals_of_the_flow_are_told_of_the_bridge_too(rng, alone):
+    e = estimate_bridged([crossing(rng)], alone, lost=0.05)
+    assert not e.reliable
+    assert "5.0 % of the proposals" in e.warnings[0]
+
+
 CASES = {
     "ended at temperature": {"annealing": np.array(0.3)},
     "moves are refused": {"accept_prob": np.array(0.01)},
@@ -83,12 +89,12 @@ def audit(share, log_ratios):
 def test_mass_beyond_the_flow_counts_only_where_the_bridge_does_not_reach_it(rng, alone):
     around = rng.normal(4.9, 0.4, 128) - 9.8
     where = lambda: ["some mass is missing"]  # noqa: E731
-    missed = estimate_bridged([crossing(rng)], alone, audit(0.02, around), where)
+    missed = estimate_bridged([crossing(rng)], alone, 0.0, audit(0.02, around), where)
     assert not missed.reliable
     assert "some mass is missing" in missed.warnings
     there = crossing(rng)
     point = there.clouds.at
     far = np.where(np.arange(NUM) < 4, 2.0, point.log_target)  # 3 % of the particles weigh e^7 times the mean
     reached = there._replace(clouds=there.clouds._replace(at=point._replace(log_target=far)))
-    found = estimate_bridged([reached], alone, audit(0.02, around), where)
+    found = estimate_bridged([reached], alone, 0.0, audit(0.02, around), where)
     assert "some mass is missing" not in found.warnings
