@@ -9,7 +9,6 @@ from jax import Array, lax
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.bridge.ladder import find_angle, path_of
 from numpyro_onestep.draws.move import move
-from numpyro_onestep.draws.proposal import ENOUGH_ESS
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.function import ModelFunction
@@ -30,7 +29,7 @@ def iterate(
     correction: str,
     bridge: str,
 ) -> OneStepState:
-    """The state after a proposal to each chain, and a local move where those are often refused.
+    """The state after a proposal to each chain, and a local move with `bridge="always"`.
 
     Args:
         state: before it.
@@ -46,8 +45,8 @@ def iterate(
     ladder_angle, local = state.ladder_angle, None
     if num_steps > finest:
         ladder_angle = _ladder_angle(state, trained, problem, num_steps)
-    elif num_steps == 1 and bridge != "never" and correction != "none":
-        local = (jnp.mean(trained.ess_fraction) < ENOUGH_ESS) | (bridge == "always")
+    elif num_steps == 1 and bridge == "always" and correction != "none":
+        local = jnp.array(True)
     propose = partial(
         move,
         networks=trained.best,

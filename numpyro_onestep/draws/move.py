@@ -127,7 +127,7 @@ def _move_locally(rng_key: Array, trained: Flow, end: Move, adapting: Array) -> 
     path = path_of(trained, 1)
     start = jax.vmap(lambda x: hamiltonian.look(path, x))(end.x[None])
     at, accept_prob = hamiltonian.move(path, rng_key, start, jnp.ones_like(end.log_weight), end.log_angle)
-    elsewhere = jnp.any(at.x != start.x)
+    elsewhere = jnp.any(at.x != start.x) & jnp.all(jnp.isfinite(at.x))  # nan differs from itself
     point, energy = path.target.carry(at.x[0], at.log_target[0])  # type: ignore[attr-defined]
     keep = lambda new, old: jnp.where(elsewhere, new, old)  # noqa: E731
     return end._replace(

@@ -52,8 +52,7 @@ class FlowReparam:
         self.transform = FlowTransform(mcmc)
         if run.kernel.model is None:
             raise TypeError("FlowReparam needs a kernel made from a model: a potential function has no sites.")
-        self._unravel = run.setup.unravel
-        self._constrain = run.constrain()
+        self._unravel, self._constrain = run.setup.unravel, run.constrain()
         self._names = set(self._unravel(jnp.zeros(self.transform.base.dim)))
 
     def reparam(self, fn: Callable) -> Callable:
@@ -87,9 +86,8 @@ class FlowReparam:
 
     def transform_sample(self, latent: Array) -> Any:
         """Constrained sites by name of values of "onestep_latent", shape (..., D)."""
-        points = self.transform(latent).reshape(-1, latent.shape[-1])
         with numpyro.handlers.block():
-            sites = jax.vmap(self._constrain)(points)
+            sites = jax.vmap(self._constrain)(self.transform(latent).reshape(-1, latent.shape[-1]))
         return jax.tree.map(lambda leaf: leaf.reshape(*latent.shape[:-1], *leaf.shape[1:]), sites)
 
 
@@ -104,8 +102,7 @@ class _FromFlow(Reparam):
         value: Any = to_support(self._free)
         if numpyro.get_mask() is not False:
             jacobian = to_support.log_abs_det_jacobian(self._free, value)
-            batch_dims = jnp.ndim(value) - len(fn.event_shape)
-            jacobian = sum_rightmost(jacobian, jnp.ndim(jacobian) - batch_dims)
+            jacobian = sum_rightmost(jacobian, jnp.ndim(jacobian) - jnp.ndim(value) + len(fn.event_shape))
             numpyro.factor(f"_{name}_prior", fn.log_prob(value) + jacobian)
         return None, value
 
