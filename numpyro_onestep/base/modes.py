@@ -20,6 +20,7 @@ __all__ = [
     "MORE_STARTS",
     "NUM_ASCENTS",
     "Modes",
+    "ascend",
     "climb",
     "disperse",
     "num_polished",
@@ -32,6 +33,7 @@ NUM_ASCENTS = 140  # steps of first-order ascent from each start
 MORE_STARTS = 3  # times as many where there is more than one mode
 MAX_MODES = 64
 FEW_MODES = 8
+_DRAWN_IN = 0.8  # of its distance is left to a start without density at each step
 
 
 class Modes(NamedTuple):
@@ -62,19 +64,46 @@ def disperse(rng_key: Array, center: Array, spreads: Array) -> Array:
     return jnp.concatenate([center[None], center + spreads[1:] * noise])
 
 
-@partial(jit_once, static_argnames=("num_iterations",))
-def climb(target: LogDensity, starts: Array, spreads: Array, num_iterations: int = NUM_ASCENTS) -> tuple[Array, Array]:
-    """Adam ascent of log γ from starts (N, D) in steps of .1 `spreads` (N, D): end points and their log densities."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.1 * spreads, num_iterations, 0.01), b2=0.9)
+def climb(target: LogDensity, starts: Array, spreads: Array) -> tuple[Array, Array]:
+    """The highest points of `ascend` and their log densities."""
+    points, log_density, _ = ascend(target, starts, spreads)
+    return points, log_density
+
+
+@jit_once
+def ascend(target: LogDensity, starts: Array, spreads: Array) -> tuple[Array, Array, Array]:
+    """Adam ascent of log γ from starts (N, D) in steps of .1 `spreads` (N, D), which keeps its highest point.
+
+    A density may end at a hard edge, beyond which it is zero and has no gradient. An ascent that steps over it goes
+    back to its highest point and on in steps half as long. A start without density is drawn towards the first start,
+    which by custom is a valid one, until it has some.
+
+    Returns:
+        The highest points, their log densities, and the first point of each ascent at which there was a density.
+    """
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.1 * spreads, NUM_ASCENTS, 0.01), b2=0.9)
+
+    def kept(best: Array, height: Array, first: Array, x: Array, value: Array) -> tuple[Array, Array, Array]:
+        value = value[:, None]
+        first = jnp.where(height > -jnp.inf, first, x)
+        return jnp.where(value > height, x, best), jnp.maximum(value, height), first
 
     def body(carry: tuple, _: None) -> tuple[tuple, None]:
-        x, state = carry
-        grad = jax.vmap(target.value_and_grad)(x)[1]
+        x, best, height, first, length, state = carry
+        value, grad = jax.vmap(target.value_and_grad)(x)
+        best, height, first = kept(best, height, first, x, value)
         updates, state = optimizer.update(-grad, state)
-        return (x + updates, state), None
+        outside = value[:, None] == -jnp.inf
+        length = jnp.where(outside, 0.5 * length, jnp.minimum(1.0, 1.2 * length))
+        back: Array = jnp.where(height > -jnp.inf, best, starts[0] + _DRAWN_IN * (x - starts[0]))  # type: ignore[assignment]
+        moved = x + length * updates  # type: ignore[operator]
+        return (jnp.where(outside, back, moved), best, height, first, length, state), None
 
-    (x, _), _ = lax.scan(body, (starts, optimizer.init(starts)), None, length=num_iterations)
-    return x, jax.vmap(target.value)(x)
+    nowhere = jnp.full((len(starts), 1), -jnp.inf, starts.dtype)
+    init = (starts, starts, nowhere, starts, jnp.ones_like(nowhere), optimizer.init(starts))
+    (x, best, height, first, _, _), _ = lax.scan(body, init, None, length=NUM_ASCENTS)
+    best, height, first = kept(best, height, first, x, jax.vmap(target.value)(x))
+    return best, height[:, 0], first
 
 
 @partial(jit_once, static_argnames=("num_modes",))

@@ -49,7 +49,8 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array, spe
     spreads: Any = np.full((modes.num_starts(target.work), len(center)), init_scale, center.dtype)
     radius = 0.1 * dim**0.5
     starts = modes.disperse(key_ascend, center, spreads)
-    ends, log_density = modes.climb(target, starts, spreads)
+    # as raw starts of the fits those points count that have a density
+    ends, log_density, starts = modes.ascend(target, starts, spreads)
     picked, num_distinct = modes.select(ends, log_density, radius, MAX_MODES)
     if isinstance(num_distinct, Tracer):
         found = modes.polish(target, ends[picked[:FEW_MODES]])
@@ -124,7 +125,7 @@ def extend(target: Target, rng_key: Array, base: Base, regions: Mixture, spent: 
 def _refine(target: Target, rng_key: Array, q: Mixture) -> tuple[Mixture, Array]:
     key_fit, key_elbo = random.split(rng_key)
     q = mixture_vi.fit(target, key_fit, q, num_iterations=_NUM_REFINED, first_rate=0.3, last_rate=0.02)
-    return q, mixture_vi.elbo(target, key_elbo, q)
+    return q, mixture_vi.elbo_within(target, key_elbo, q)
 
 
 def _fit_one(target: Target, init_scale: float, rng_key: Array, found: Modes, starts: Array) -> tuple[Mixture, Array]:

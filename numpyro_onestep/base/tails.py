@@ -50,7 +50,9 @@ def fit_tails(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array]:
     def elbo(b: Base) -> Array:
         log_p = jax.vmap(lambda u: log_prob(b, u))(u)
         ratio = jnp.exp(log_p - jax.vmap(lambda u: log_prob(half, u))(u))  # at most 2
-        return jnp.sum(jnp.where(ratio > 0, ratio * (value - log_p), 0.0)) / jnp.sum(ratio)
+        within = jnp.where(value > -jnp.inf, ratio, 0.0)  # of p0 restricted to where there is a density
+        share = jnp.sum(within) / jnp.sum(ratio)
+        return jnp.sum(jnp.where(within > 0, within * (value - log_p), 0.0)) / jnp.sum(within) + jnp.log(share)
 
     keep = (shares[1] > _MIN_HEAVY_SHARE) & (elbo(heavy) > elbo(base))
     fitted = base._replace(heavy_share=jnp.where(keep, heavy.heavy_share, 0.0))

@@ -37,8 +37,9 @@ def judge(
     """Record what the averaged network's log weights tell; keep it if it `counts` and is the best so far.
 
     The weights are those of draws that training never sees. The best has the highest ELBO less one standard error,
-    since the highest of many noisy ones is a lucky one; a draw that ends where the target has no density costs it 10
-    nats, not everything.
+    since the highest of many noisy ones is a lucky one; a draw that folds costs it 10 nats, not everything. A draw that
+    ends where the target has no density costs what it is worth, as one proposal lost: the bound is that of the flow
+    restricted to where there is density, E[log w | within] + log q(within).
 
     Training is done where the weights are constant, in the tails too. Where it goes in rounds it is also done when the
     share of effective draws, less a standard error, reaches the target and the weights' tail is not heavy, or when the
@@ -50,11 +51,11 @@ def judge(
     constant = jnp.std(log_w) < 0.01
     share, error = effective_share(log_w, log_ratios)
     log_w = log_w[: plan.num_held_out]
-    folded = jnp.isnan(log_w)
+    folded, within = jnp.isnan(log_w), ~jnp.isneginf(log_w)
     elbo = jnp.mean(jnp.where(folded, -jnp.inf, log_w))
     log_mean = logsumexp(jnp.where(folded, -jnp.inf, log_w)) - jnp.log(plan.num_held_out)
     bounded = jnp.where(folded, -jnp.inf, jnp.maximum(log_w, log_mean - _DEPTH))
-    lower = jnp.mean(bounded) - jnp.std(bounded) / plan.num_held_out**0.5
+    lower = _mean_within(bounded, within) - jnp.std(bounded, where=within) / plan.num_held_out**0.5
     better = counts & (lower > state.best_elbo)
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.average, state.best)
     stop = jnp.where(constant, CONSTANT, GOES_ON)
@@ -63,7 +64,8 @@ def judge(
         stop = jnp.where(enough & ~constant, ENOUGH, stop)
         gap, before = log_mean - elbo, log_mean - state.elbo
         worthwhile = jnp.maximum(_GAIN * before, _GAIN_FOR_TARGET * (1 - plan.target_ess))
-        pays = (before - gap >= worthwhile) | (state.iteration + 1 < plan.num_iterations_at_least)
+        early = state.iteration + 1 < plan.num_iterations_at_least
+        pays = (before - gap >= worthwhile) | early | jnp.isneginf(elbo)  # at a hard edge the ELBO cannot tell
         stop = jnp.where((stop == GOES_ON) & ~pays, NO_GAIN, stop)
     stop = jnp.where(counts, stop, GOES_ON)
     return state._replace(
@@ -77,6 +79,13 @@ def judge(
         stop=jnp.where(state.done, state.stop, stop),
         done=state.done | (stop != GOES_ON),
     )
+
+
+def _mean_within(log_w: Array, within: Array) -> Array:
+    """The ELBO of a flow whose draws without density are thrown away; the mean of all where there are none."""
+    num = jnp.sum(within)
+    mean = jnp.sum(jnp.where(within, log_w, 0.0)) / jnp.maximum(num, 1)
+    return jnp.where(num > 0, mean + jnp.log(num / len(log_w)), -jnp.inf)
 
 
 def _tail_shape(log_w: Array) -> Array:

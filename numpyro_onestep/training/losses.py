@@ -18,6 +18,8 @@ from numpyro_onestep.flow.network import StepNetwork
 
 __all__ = ["Consistency", "Loss", "PathGradient"]
 
+_PULL = 0.3  # on draws without density, in the flow's own scores
+
 
 class Loss(Protocol):
     """A training objective.
@@ -78,9 +80,11 @@ class PathGradient:
         frozen = lax.stop_gradient(blocks)
         base_score = jax.vmap(lambda x: base_.score(base, x))
         y, score, _ = jax.vmap(lambda x, r: steps.push_score(frozen, x, r))(x0, base_score(x0))
-        _, target_score = jax.vmap(target.value_and_grad)(y)
+        value, target_score = jax.vmap(target.value_and_grad)(y)
         annealed = annealing * target_score + (1 - annealing) * base_score(y)
-        cotangent = lax.stop_gradient(_cap(score - annealed))
+        # beyond a hard edge there is no gradient, and the entropy alone would drive the draws further out: pull them in
+        force = jnp.where(value[:, None] > -jnp.inf, score - annealed, -_PULL * score)
+        cotangent = lax.stop_gradient(_cap(force))
         return jnp.mean(jnp.sum(cotangent * jax.vmap(lambda x: steps.forward(blocks, x))(x0), axis=1))
 
 

@@ -102,3 +102,24 @@ def test_elbo_without_density_at_a_draw(getkey):
     key = getkey()
     assert float(elbo(key, -np.inf)) == float(elbo(key, np.nan)) == -np.inf
     assert np.isfinite(elbo(key, 0.0))
+
+
+def test_elbo_within_is_that_of_the_restricted_gaussian(getkey):
+    loc, scale, edge, num = -1.0, 0.7, -0.5, 20_000
+    target = safe_log_density(lambda x: jnp.where(x[0] < edge, -0.5 * x[0] ** 2, -jnp.inf))
+    q = single([loc], [[scale]])
+    found, none = jax.jit(
+        lambda key: (
+            mixture_vi.elbo_within(target, key, q, num),
+            mixture_vi.elbo_within(target, key, q._replace(means=q.means + 100), num),
+        )
+    )(getkey())
+    x = np.linspace(loc - 8 * scale, edge, 200_001)
+    density = np.exp(-0.5 * ((x - loc) / scale) ** 2) / (scale * np.sqrt(2 * np.pi))
+    gap, step = -0.5 * x**2 - np.log(density), x[1] - x[0]
+    within = np.sum(density) * step
+    mean = np.sum(density * gap) * step / within
+    variance = np.sum(density * (gap - mean) ** 2) * step / within
+    error = np.sqrt((variance / within + (1 - within) / within) / num)
+    assert abs(float(found) - mean - np.log(within)) < 5 * error
+    assert float(none) == -np.inf

@@ -118,3 +118,24 @@ def test_select_fills_spare_places_with_the_highest_left():
     picked, num_distinct = modes.select(points, jnp.array([3.0, 1.0, 2.0, 0.0]), 1.0, 4)
     assert picked.tolist() == [0, 3, 2, 1]
     assert num_distinct == 2
+
+
+@jax.jit
+def ascend_to_an_edge(starts):
+    # the density grows up to x = −.5, where it ends, and is highest at y = 2
+    target = safe_log_density(lambda x: jnp.where(x[0] < -0.5, x[0] - 0.5 * (x[1] - 2) ** 2, -jnp.inf))
+    return modes.ascend(target, starts, jnp.full_like(starts, 3.0))
+
+
+def test_an_ascent_that_meets_an_edge_keeps_its_highest_point(getkey):
+    inside = jnp.array([-1.0, 0.0])
+    starts = jnp.concatenate([inside[None], inside + 3 * random.normal(getkey(), (31, 2))])
+    assert 5 < np.sum(starts[:, 0] > -0.5) < 27  # without density
+    points, log_density, first = ascend_to_an_edge(starts)
+    np.testing.assert_allclose(log_density, points[:, 0] - 0.5 * (points[:, 1] - 2) ** 2, atol=1e-4)
+    np.testing.assert_allclose(points[:, 0], -0.5, atol=0.05)  # at the edge, though not all at its highest point
+    assert np.max(log_density) == pytest.approx(-0.5, abs=0.01)
+    valid = np.asarray(starts[:, 0] < -0.5)
+    np.testing.assert_array_equal(first[valid], starts[valid])
+    assert np.all(first[:, 0] < -0.5)
+    assert np.all(points[:, 0] < -0.5)
