@@ -9,7 +9,7 @@ from numpyro.infer import MCMC
 
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
-from numpyro_onestep.draws.proposal import propose, want_bridge
+from numpyro_onestep.draws.proposal import propose, undefined_share, want_bridge
 from numpyro_onestep.draws.weights import log_mean_weight
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.steps import own_steps
@@ -127,11 +127,11 @@ def evidence(
     if own < kernel.num_steps and log_ratios is not None:
         alone = [propose(f, key, share, own) for f, key in zip(flows, keys, strict=True)]
         of_map = np.concatenate([np.asarray(r.log_weights) for r in alone])
-    result = estimate(replicates, notes, where(), log_ratios, of_map, kernel.num_steps)
+    undefined = float(np.mean([undefined_share(f, r) for f, r in zip(flows, replicates, strict=True)]))
+    result = estimate(replicates, notes, where(), log_ratios, of_map, kernel.num_steps, undefined)
     if bridges is None and (want_bridge(kernel.bridge, result.ess / result.num_proposals, result.reliable)):
         bridges = bridges_of(flows, random.fold_in(key_audit, 1), kernel.num_steps)
     if bridges is not None:
-        lost = float(np.mean([~np.isfinite(np.asarray(r.log_weights)) for r in replicates]))
-        bridged = estimate_bridged(bridges, result, lost, audited, where, notes)
+        bridged = estimate_bridged(bridges, result, undefined, audited, where, notes)
         result = bridged if bridged.reliable or not result.reliable else result
     return with_caveats(result, run.setup.caveats)

@@ -19,7 +19,7 @@ from models import (
 from numpyro.infer import MCMC, NUTS
 
 from numpyro_onestep import OneStep, OneStepSampler, evidence
-from numpyro_onestep.draws.proposal import Proposals, propose
+from numpyro_onestep.draws.proposal import propose
 from numpyro_onestep.draws.weights import log_mean_weight, pareto_k, unseen_error
 from numpyro_onestep.run import run_of
 from numpyro_onestep.trust.estimate import estimate
@@ -279,67 +279,6 @@ def test_replicates_are_saved_and_work_in_stock_mcmc(tmp_path):
     np.testing.assert_allclose(*both, rtol=1e-5)
     with pytest.raises(ValueError, match="num_replicates=2"):
         OneStepSampler.load(tmp_path / "two", OneStep(skewed, **TINY))
-
-
-def weighed(log_w):
-    num = len(log_w)
-    return Proposals(np.zeros((num, 1)), np.asarray(log_w), np.zeros(num), np.zeros(num, bool), np.zeros((num, 1)))
-
-
-def test_a_flow_below_the_upper_bound_is_told():
-    proposals = weighed(np.random.default_rng(0).normal(0, 0.1, 4096))
-    around = np.random.default_rng(1).normal(0.02, 0.1, 384)
-    fine = estimate([proposals], log_ratios=around)
-    assert fine.reliable
-    assert fine.elbo < fine.log_z < fine.eubo
-    lost = estimate([proposals], log_ratios=np.where(np.arange(384) < 20, 30.0, around))
-    assert not lost.reliable
-    assert "upper bound" in lost.warnings[0]
-    # one flow whose tempering did not arrive does not hide what another one's tells
-    both = estimate([proposals], log_ratios=np.concatenate([np.full(384, np.nan), around + 20]))
-    assert not both.reliable
-    unknown = estimate([proposals], log_ratios=np.full(384, np.nan))
-    assert np.isnan(unknown.eubo)
-    assert unknown.warnings[0].startswith("note: there is no upper bound")
-    beyond = estimate([proposals], log_ratios=np.where(np.arange(384) < 20, np.inf, around))
-    assert not beyond.reliable
-    assert "carried back" in beyond.warnings[0]
-    assert np.isfinite(beyond.eubo)
-
-
-def test_a_heavy_tail_passes_only_under_an_upper_bound():
-    # a tenth of the mass in a Gaussian four times as wide, in ten dimensions, seen from the narrow one
-    dim, mass, scale = 10, 0.1, 4.0
-    rng = np.random.default_rng(3)
-
-    def log_ratio(x):
-        wide = -0.5 * np.sum(x**2, axis=1) / scale**2 - dim * np.log(scale)
-        narrow = -0.5 * np.sum(x**2, axis=1)
-        return np.logaddexp(np.log1p(-mass) + narrow, np.log(mass) + wide) - narrow
-
-    missed = weighed(log_ratio(rng.normal(size=(4096, dim))))
-    draws = rng.normal(size=(384, dim)) * np.where(rng.uniform(size=(384, 1)) < mass, scale, 1.0)
-    for ratios in (None, np.full(384, np.nan), log_ratio(draws)):
-        result = estimate([missed], log_ratios=ratios)
-        assert result.pareto_k > 0.7
-        assert not result.reliable
-
-    # a tail of the same shape that holds next to nothing, which the other draws confirm
-    negligible = weighed(1e-4 * (1 - rng.uniform(size=4096)) ** -0.9)
-    bound = rng.normal(float(np.mean(negligible.log_weights)), 0.01, 384)
-    result = estimate([negligible], log_ratios=bound)
-    assert result.pareto_k > 0.7
-    assert result.reliable
-    assert result.warnings[0].startswith("note: Pareto k")
-    assert result.std_error > 10 * estimate([weighed(np.zeros(4096))]).std_error + 1e-3
-    assert not estimate([negligible]).reliable
-
-
-def test_one_far_draw_does_not_count_as_lost_digits():
-    log_w = np.random.default_rng(0).normal(0, 0.1, 4096)
-    log_w[0] = -1.5e5
-    assert estimate([weighed(log_w)]).reliable
-    assert "rounding" in estimate([weighed(log_w + 3e5)]).warnings[-1]
 
 
 def test_a_single_chain_is_resumed_by_stock_mcmc():

@@ -14,12 +14,24 @@ from numpyro_onestep.bridge import ladder
 from numpyro_onestep.compilation import jit, jit_once, split
 from numpyro_onestep.flow import density, folds, steps
 from numpyro_onestep.flow.density import Flow
+from numpyro_onestep.model.function import ModelFunction
 
-__all__ = ["BRIDGES", "ENOUGH_ESS", "Proposals", "angle_of", "pool", "propose", "propose_once", "want_bridge"]
+__all__ = [
+    "BRIDGES",
+    "ENOUGH_ESS",
+    "Proposals",
+    "angle_of",
+    "pool",
+    "propose",
+    "propose_once",
+    "undefined_share",
+    "want_bridge",
+]
 
 BRIDGES = ("auto", "always", "never")
 
 _CHUNK = 1024
+_MAX_LOOKED_AT = 512
 ENOUGH_ESS = 0.5  # share of effective draws from which on they need no bridge
 
 
@@ -78,6 +90,25 @@ def _propose(trained: Flow, rng_key: Array, num_chunks: int, size: int, num_step
     chunk = lambda key: propose_once(trained, key, size, num_steps, angle)  # noqa: E731
     chunks = lax.map(chunk, random.split(rng_key, num_chunks))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), chunks)
+
+
+def undefined_share(trained: Flow, proposals: Proposals) -> float:
+    """Share of the proposals whose density cannot be computed, being nan or infinite, unlike those where it is zero.
+
+    `Target` reports both as −inf. What they are is seen by computing the densities of up to 512 of them anew.
+    """
+    lost = ~np.isfinite(np.asarray(proposals.log_weights))
+    if not np.any(lost):
+        return 0.0
+    some = np.flatnonzero(lost)[:_MAX_LOOKED_AT]
+    points: Any = np.asarray(proposals.points)[np.resize(some, _MAX_LOOKED_AT)]
+    log_density = np.asarray(_log_density(trained.problem.density.log_density, points))[: len(some)]
+    return float(np.mean(lost) * np.mean(~np.isneginf(log_density)))
+
+
+@jit_once
+def _log_density(function: ModelFunction, points: Array) -> Array:
+    return jax.vmap(function)(points)
 
 
 def want_bridge(choice: str, share: float, fine: bool) -> bool:

@@ -23,7 +23,7 @@ _MAX_DRIFT = 0.25  # nats
 def estimate_bridged(
     crossings: Sequence[Crossing],
     alone: Evidence,
-    lost: float = 0.0,
+    undefined: float = 0.0,
     audited: Audit | None = None,
     where: Callable[[], Sequence[str]] = tuple,
     notes: Sequence[str] = (),
@@ -33,7 +33,7 @@ def estimate_bridged(
     Args:
         crossings: the bridges.
         alone: what the flows' proposals alone would give.
-        lost: share of these proposals without a finite weight.
+        undefined: share of these proposals whose density is nan or infinite.
         audited: the audit of the flows.
         where: what the audit found out of the flow's reach, in words.
         notes: remarks that do not speak against the number.
@@ -57,7 +57,7 @@ def estimate_bridged(
         reliable=True,
     )
     ratios = np.concatenate([np.asarray(c.at.log_target - c.at.log_base, np.float64) for c in clouds])
-    failures = [*checks.lost_failures(lost), *_failures(crossings, result, upper)]
+    failures = [*checks.undefined_failures(undefined), *_failures(crossings, result, upper)]
     if not np.all(np.isfinite(ratios)):
         failures.append("Some of the bridge's particles have no finite density: it over- or underflows there.")
     elif np.isfinite(log_z):

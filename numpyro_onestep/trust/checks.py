@@ -9,14 +9,16 @@ from numpyro_onestep.trust.evidence import Evidence
 __all__ = [
     "MANY_MODES",
     "expected_ratio",
-    "lost_failures",
     "number_failures",
     "sandwich_failures",
     "tail_failures",
+    "undefined_failures",
+    "vanishing_notes",
     "weight_failures",
 ]
 
 _TOLERANCE = 0.05  # nats of log Z
+_MAX_LOST = 0.01  # share of the proposals
 _MAX_EXCESS = 0.25  # nats of the upper bound over what the flow implies
 MANY_MODES = (
     "note: the target has more than 63 modes, or as many places that look like one. The flow was trained from one "
@@ -85,19 +87,38 @@ def sandwich_failures(expected: tuple[float, float], log_ratios: np.ndarray, num
     return failures
 
 
-def lost_failures(lost: float) -> list[str]:
-    """Whether a share of the proposals ends where the density cannot be computed, or is zero."""
-    said = f"{100 * lost:.1f} % of the proposals have no finite weight (nan or infinite potential)."
-    return [said] if lost > 0.01 else []
+def undefined_failures(undefined: float) -> list[str]:
+    """Whether a share of the proposals ends where the density cannot be computed."""
+    said = (
+        f"At {100 * undefined:.1f} % of the proposals the density cannot be computed (it is nan or infinite): what "
+        "mass is there is unknown. Write the model so that it is finite, or zero where it should be, or enable float64 "
+        "(numpyro.enable_x64())."
+    )
+    return [said] if undefined > _MAX_LOST else []
 
 
-def weight_failures(e: Evidence, lost: float, log_w: np.ndarray) -> list[str]:
-    """The checks that failed, in words."""
+def vanishing_notes(vanishing: float) -> list[str]:
+    """Whether a share of the proposals ends where the density is zero, which costs draws and no more."""
+    said = (
+        f"note: {100 * vanishing:.1f} % of the proposals end where the density is zero, as beyond a hard edge. They "
+        "have no weight; the others make up for it."
+    )
+    return [said] if vanishing > _MAX_LOST else []
+
+
+def weight_failures(e: Evidence, undefined: float, log_w: np.ndarray) -> list[str]:
+    """The checks that failed, in words.
+
+    Args:
+        e: what is known of the weights.
+        undefined: share of the proposals whose density is nan or infinite.
+        log_w: the log weights.
+    """
     failures = []
     if not np.isfinite(e.log_z):
         failures.append("The weights are all zero or one is infinite: the density over- or underflows at the draws.")
         return failures
-    failures += lost_failures(lost)
+    failures += undefined_failures(undefined)
     if e.ess < max(100.0, 0.01 * e.num_proposals):
         failures.append(
             f"The effective sample size is {e.ess:.0f} of {e.num_proposals} proposals: the flow does not fit the "
@@ -116,7 +137,8 @@ def number_failures(e: Evidence, log_w: np.ndarray) -> list[str]:
     failures = []
     if e.std_error > 0.2:
         failures.append(f"The standard error of log_z is {e.std_error:.2f} nats: draw more proposals or train longer.")
-    heavy = log_w[log_w > np.max(log_w) - 20]  # those that count
+    finite = log_w[np.isfinite(log_w)]
+    heavy = finite[finite > np.max(finite) - 20]  # those that count
     rounding = float(np.max(np.abs(heavy))) * float(jnp.finfo(jnp.result_type(float)).eps)
     if rounding > 0.01:
         failures.append(

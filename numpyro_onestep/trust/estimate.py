@@ -19,6 +19,7 @@ def estimate(
     log_ratios: np.ndarray | None = None,
     of_map: np.ndarray | None = None,
     num_evaluations: int = 1,
+    undefined: float | None = None,
 ) -> Evidence:
     """Turn proposals, one set per independently trained flow, into an `Evidence`.
 
@@ -29,6 +30,7 @@ def estimate(
         log_ratios: log γ − log q at posterior draws that do not come from the flow, for the upper bound.
         of_map: log weights of the map alone, where those of the proposals are of further Hamiltonian steps.
         num_evaluations: of the target for each proposal.
+        undefined: share of the proposals whose density is nan or infinite; by default of all without a finite weight.
     """
     log_w = np.concatenate([np.asarray(r.log_weights, np.float64) for r in replicates])
     log_z, std_error = log_mean_weight(log_w)
@@ -38,25 +40,28 @@ def estimate(
     if len(replicates) > 1:
         each = np.array([log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates])
         std_error = float(np.hypot(std_error, each.std(ddof=1) / np.sqrt(len(each))))
-    folds = float(np.mean(np.concatenate([np.asarray(r.folded) for r in replicates])))
+    folded = np.concatenate([np.asarray(r.folded) for r in replicates])
     ratios = np.zeros(0) if log_ratios is None else np.asarray(log_ratios, np.float64)
     ratios = ratios[~np.isnan(ratios)]  # where the tempering did not arrive
     usable = ratios[np.isfinite(ratios)]
     result = Evidence(
         log_z=log_z,
         std_error=std_error,
-        elbo=float(np.mean(np.where(np.isnan(log_w), -np.inf, log_w))),
+        elbo=_elbo(log_w),
         eubo=float(np.mean(usable)) if len(usable) else float("nan"),
         ess=effective_sample_size(log_w),
         pareto_k=tail_shape,
-        fold_fraction=folds,
+        fold_fraction=float(np.mean(folded | np.isnan(log_w))),
         num_proposals=len(log_w),
         num_replicates=len(replicates),
         reliable=True,
         warnings=(),
         num_evaluations=num_evaluations,
     )
-    failures = [*failures, *checks.weight_failures(result, float(np.mean(~np.isfinite(log_w))), log_w)]
+    lost = float(np.mean(~np.isfinite(log_w)))
+    undefined = lost if undefined is None else undefined
+    failures = [*failures, *checks.weight_failures(result, undefined, log_w)]
+    notes = [*checks.vanishing_notes(lost - undefined), *notes]
     if np.isfinite(log_z):
         alone = log_w if of_map is None else np.asarray(of_map, np.float64)
         expected = checks.expected_ratio(alone, log_z if of_map is None else log_mean_weight(alone)[0])
@@ -66,6 +71,17 @@ def estimate(
         if log_ratios is not None and len(ratios) == 0:
             notes.append("note: there is no upper bound of log Z: the tempering did not reach the target.")
     return result._replace(reliable=not failures, warnings=(*failures, *notes))
+
+
+def _elbo(log_w: np.ndarray) -> float:
+    """The mean log weight, of the flow restricted to where the target has a density; −∞ where a weight is nan.
+
+    E[log w | within] + log q(within) is a lower bound of log Z as well.
+    """
+    within = log_w[~np.isneginf(log_w)]
+    if len(within) == 0 or np.any(np.isnan(within)):
+        return float("-inf")
+    return float(np.mean(within) + np.log(len(within) / len(log_w)))
 
 
 def with_caveats(e: Evidence, caveats: Sequence[str]) -> Evidence:

@@ -57,8 +57,8 @@ def test_a_sound_bridge_is_believed(rng, alone):
     assert e.warnings[-1].startswith("note: 1 evaluation a draw would give log_z")
 
 
-def test_lost_proposals_of_the_flow_are_told_of_the_bridge_too(rng, alone):
-    e = estimate_bridged([crossing(rng)], alone, lost=0.05)
+def test_proposals_without_a_density_are_told_of_the_bridge_too(rng, alone):
+    e = estimate_bridged([crossing(rng)], alone, undefined=0.05)
     assert not e.reliable
     assert "5.0 % of the proposals" in e.warnings[0]
 
