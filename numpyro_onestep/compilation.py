@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
 from jax.core import Tracer
 
-__all__ = ["full_precision", "jit", "jit_once", "make_room", "split"]
+__all__ = ["fold_in", "full_precision", "in_transformation", "jit", "jit_once", "make_room", "split"]
 
 # the compiler's default level makes code no faster than level 1 here; level 0 compiles in half the time again, to code
 # four times slower
@@ -51,10 +51,15 @@ def full_precision(function: _F) -> _F:
     return call  # type: ignore[return-value]
 
 
+def in_transformation(*values: Any) -> bool:
+    """Whether these are values of a JAX transformation, or all that is computed here is part of a `jit`."""
+    leaves = jax.tree.leaves((values, jax.device_put(np.zeros(()))))  # the last is traced in any `jit`
+    return any(isinstance(leaf, Tracer) for leaf in leaves)
+
+
 def _compiled(function: _F, static_argnames: tuple[str, ...], once: bool) -> _F:
     """`jax.jit`, with options on CPU; within another transformation, which has its own, it is plain."""
 
-    @full_precision
     @wraps(function)
     def counted(*args: Any, **kwargs: Any) -> Any:
         _traces.append(None)
@@ -63,25 +68,30 @@ def _compiled(function: _F, static_argnames: tuple[str, ...], once: bool) -> _F:
     @cache
     def compiled(on_cpu: bool, fast_code: bool) -> Any:
         wanted = (_FAST_CODE if fast_code else _FAST_COMPILATION) if on_cpu else {}
-        options = {name: value for name, value in wanted.items() if _is_known(name, value)}
-        _functions.append(jax.jit(counted, static_argnames=static_argnames, compiler_options=options))
+        _functions.append(jax.jit(counted, static_argnames=static_argnames, compiler_options=_known(wanted)))
         return _functions[-1]
 
+    @full_precision  # around the call: the precision that holds there is part of what JAX knows a program by
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        values = jax.tree.leaves((args, kwargs, jnp.zeros(())))  # the last is traced in any `jit`
-        traced = any(isinstance(value, Tracer) for value in values)
         fast_code = not once or any(getattr(value, "work", 0) > _MUCH_WORK for value in (*args, *kwargs.values()))
-        return compiled(not traced and jax.default_backend() == "cpu", fast_code)(*args, **kwargs)
+        on_cpu = jax.default_backend() == "cpu" and not in_transformation(args, kwargs)
+        return compiled(on_cpu, fast_code)(*args, **kwargs)
 
     return call  # type: ignore[return-value]
 
 
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    """Those that this jaxlib's compiler has; where it has all that are ever wanted one small program tells it."""
+    if not options or _are_known(tuple(_FAST_COMPILATION.items())):
+        return options
+    return {name: value for name, value in options.items() if _are_known(((name, value),))}
+
+
 @cache
-def _is_known(name: str, value: Any) -> bool:
-    """Whether this jaxlib's compiler has the option."""
+def _are_known(options: tuple[tuple[str, Any], ...]) -> bool:
     try:
-        jax.jit(lambda: 0, compiler_options={name: value})()
+        jax.jit(lambda: 0, compiler_options=dict(options))()
     except jax.errors.JaxRuntimeError:
         return False
     return True
@@ -101,6 +111,12 @@ def jit_once(function: _F, static_argnames: tuple[str, ...] = ()) -> _F:
 def split(rng_key: Array) -> tuple[Array, ...]:
     """Eight keys, the first of them those of `jax.random.split`: one program for all who split a key on the host."""
     return tuple(random.split(rng_key, 8))
+
+
+@jit_once
+def fold_in(rng_key: Array, data: int) -> Array:
+    """`jax.random.fold_in`, on the host one program for all."""
+    return random.fold_in(rng_key, data)
 
 
 def make_room() -> None:
