@@ -13,7 +13,7 @@ NAME = ROOT.name
 HOUSE: dict[str, list[str]] = {
     "compilation": [],
     "cache": [],
-    "model": ["function", "trace", "bounds", "target", "setup", "initialize"],
+    "model": ["function", "trace", "bounds", "look", "target", "setup", "initialize"],
     "base": ["modes", "mixture_vi", "conditional_scale", "distribution", "problem", "tails", "search"],
     "flow": ["block", "network", "steps", "density", "folds"],
     "bridge": ["hamiltonian", "ladder", "clouds", "crossing"],

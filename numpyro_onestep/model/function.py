@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
-__all__ = ["ModelFunction", "Same", "bind", "fingerprint", "owned", "plain", "same_leaves", "trace", "work"]
+__all__ = ["ModelFunction", "Same", "bind", "fingerprint", "owned", "plain", "retold", "same_leaves", "trace", "work"]
 
 _BLUR = 1e-5  # of an array's spread: what rounding to float32 may cost before the array stays a constant
 _MAX_INTEGER = 1000  # beyond it the cube of an integer overflows 32 bits
@@ -153,6 +153,11 @@ def trace(function: ModelFunction, x: Array) -> ClosedJaxpr:
     no_devices = jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))  # those of `pmap` show in a trace
     with no_devices:
         return jax.make_jaxpr(function.code.function)(*jax.tree.map(_shape_of, (function.arrays, x)))
+
+
+def retold(closed: ClosedJaxpr, identity: Hashable, arrays: tuple[Array, ...]) -> ModelFunction:
+    """What the trace of a function does, its results in a list; equal to all of the same `identity`, a fingerprint."""
+    return ModelFunction(_Code(identity, lambda arrays, x: jaxpr_as_fun(closed)(*arrays, x)), arrays)
 
 
 def work(closed: ClosedJaxpr) -> int:

@@ -1,5 +1,6 @@
 """One look at a NumPyro model or a potential function, before anything is compiled: its `ModelSetup`."""
 
+import math
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
@@ -7,15 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, random
+from jax import Array
 from jax.core import Tracer
-from jax.flatten_util import ravel_pytree
-from numpyro.infer.util import initialize_model
 
+from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.model.bounds import bounds_move, replayed
 from numpyro_onestep.model.function import Same
+from numpyro_onestep.model.look import look
 from numpyro_onestep.model.setup import ModelSetup
-from numpyro_onestep.model.trace import evidence_caveats, factor_notes, masked_out, observed_values
+from numpyro_onestep.model.target import Target
+from numpyro_onestep.model.trace import evidence_caveats, factor_notes, masked_out, observations, observed_values
 
 __all__ = ["setup_model", "setup_potential"]
 
@@ -31,7 +33,7 @@ def setup_model(
     forward_mode: bool = False,
     fill_idle: bool = False,
 ) -> ModelSetup:
-    """Trace `model` once with NumPyro's own `initialize_model`.
+    """Look at `model` once, by NumPyro's own `initialize_model`.
 
     With `fill_idle` the entries that touch nothing are looked for: where the arguments stay what they are, since which
     these entries are may depend on them.
@@ -39,42 +41,32 @@ def setup_model(
     Raises:
         ValueError: if the model has no continuous latent site, or a value of `init_params` another shape than its site.
     """
-    look = partial(
-        initialize_model,
-        model=model,
-        dynamic_args=True,
-        init_strategy=init_strategy,
-        model_args=model_args,
-        model_kwargs=model_kwargs,
-        forward_mode_differentiation=forward_mode,
-    )
-    info = look(rng_key)
-    if any(site["type"] == "param" for site in info.model_trace.values()):
-        info = look(random.key(0))  # a parameter's random value is the same at every look
-    start = _as_floats(info.param_info.z if init_params is None else init_params)
-    _check_shapes(start, info.param_info.z)
+    found = look(rng_key, model, model_args, model_kwargs, init_strategy=init_strategy, forward_mode=forward_mode)
+    start = _as_floats(found.start if init_params is None else init_params)
+    _check_shapes(start, found.start)
     # the model's own order, parents before children, which the base's conditional scales rely on
-    names = [name for name in info.model_trace if name in start]
-    center, unravel_list = ravel_pytree([start[name] for name in names])
+    names = [name for name in found.sites if name in start]
+    center, unravel = _flat([start[name] for name in names])
     if center.size == 0:
         raise ValueError(
             "The model has no continuous latent sites: there is nothing to sample. "
             "Check that its parameters are `numpyro.sample` statements without `obs`."
         )
-    trace = info.model_trace
-    postprocess = info.postprocess_fn
+    trace = found.sites
+    postprocess = found.postprocess_gen
     if all(site["type"] != "deterministic" for site in trace.values()):  # else NumPyro replays the model
-        moving = bounds_move(trace, info.potential_fn(*model_args, **model_kwargs), info.param_info.z)
-        postprocess = replayed(info.potential_fn) if moving else postprocess
+        moving = bounds_move(trace, found.potential_fn_gen(*model_args, **model_kwargs), found.start)
+        postprocess = replayed(found.potential_fn_gen) if moving else postprocess
     identity = Same(model), tuple(names), _shapes([start[name] for name in names])
     setup = ModelSetup(
-        potential_fn_gen=info.potential_fn,
+        potential_fn_gen=found.potential_fn_gen,
         postprocess_gen=postprocess,
-        unravel=partial(_unravel_sites, names, unravel_list),
-        center=center.astype(_float()),
+        unravel=partial(_unravel_sites, names, unravel),
+        center=center,
         caveats=(),
         notes=factor_notes(trace),
         observed=observed_values(trace),
+        observations=observations(trace),
         identity=identity,
         traceable=False,
         forward_mode=forward_mode,
@@ -97,7 +89,7 @@ def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any, forw
         )
     init_params = _as_floats(init_params)
     _check_scalar(potential_fn, init_params)
-    center, unravel = ravel_pytree(init_params)
+    center, unravel = _flat(init_params)
     if center.size == 0:
         raise ValueError("`init_params` has no elements: there is nothing to sample.")
     note = (
@@ -108,7 +100,7 @@ def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any, forw
         potential_fn_gen=partial(_ignore_arguments, potential_fn),
         postprocess_gen=None,
         unravel=unravel,
-        center=center.astype(_float()),
+        center=center,
         caveats=(),
         notes=(note,),
         observed=None,
@@ -158,8 +150,34 @@ def _float() -> jnp.dtype:
 
 
 def _as_floats(tree: Any) -> Any:
-    """All leaves of one type: of mixed ones `ravel_pytree` gives each its own back, integers by cutting off digits."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, _float()), tree)
+    """All leaves of one type: a flat vector has one, and integers would not move."""
+    xp: Any = _home_of(tree)
+    return jax.tree.map(lambda leaf: xp.asarray(leaf, _float()), tree)
+
+
+def _flat(tree: Any) -> tuple[Array, Callable[[Array], Any]]:
+    """The leaves one after the other as a vector, and the way back."""
+    leaves, treedef = jax.tree.flatten(tree)
+    shapes = [np.shape(leaf) for leaf in leaves]
+    xp: Any = _home_of(tree)
+    flat = xp.concatenate([xp.zeros(0, _float()), *map(xp.ravel, leaves)])
+    return jnp.asarray(flat), partial(_unflat, treedef, shapes)
+
+
+def _unflat(treedef: Any, shapes: list[tuple[int, ...]], flat: Array) -> Any:
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    parts = [part.reshape(shape) for part, shape in zip(jnp.split(flat, ends[:-1]), shapes, strict=True)]
+    return jax.tree.unflatten(treedef, parts)
+
+
+def _home_of(tree: Any) -> Any:
+    """NumPy, where no program is compiled, unless values are abstract."""
+    return jnp if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)) else np
+
+
+@jit_once
+def _value_and_grad(target: Target, points: Array) -> tuple[Array, Array]:
+    return jax.vmap(target.value_and_grad)(points)
 
 
 def _idle(
@@ -170,14 +188,14 @@ def _idle(
     kwargs: dict[str, Any],
 ) -> dict[str, np.ndarray]:
     """By site, the masked entries in which the gradient is exactly zero at the centre and around it; {} if none are."""
-    start = setup.unravel(setup.center)
-    idle = {name: masked_out(model_trace[name]["fn"], np.shape(start[name])) for name in names}
+    shapes = jax.eval_shape(setup.unravel, setup.center)
+    idle = {name: masked_out(model_trace[name]["fn"], shapes[name].shape) for name in names}
     if isinstance(setup.center, Tracer) or not any(np.any(entries) for entries in idle.values()):
         return {}
     target = setup.target(args, kwargs)
     offsets = np.random.default_rng(0).normal(size=(5, len(setup.center))) * np.array([[0], [0.1], [1], [10], [100]])
-    points = setup.center + jnp.asarray(offsets, setup.center.dtype)
-    values, grads = jax.jit(jax.vmap(target.value_and_grad))(points)
+    points = jnp.asarray(np.asarray(setup.center) + offsets, setup.center.dtype)
+    values, grads = _value_and_grad(target, points)
     if isinstance(grads, Tracer):
         return {}
     still = setup.unravel(jnp.all((grads == 0) | ~jnp.isfinite(values)[:, None], axis=0).astype(setup.center.dtype))

@@ -30,6 +30,7 @@ class ModelSetup(NamedTuple):
         caveats: why the evidence is undefined or not what its name says, in words; empty where it is sound.
         notes: what a reader of the evidence should know that no check can tell.
         observed: all observed values, site after site; None where they are not known.
+        observations: the same by site, masked ones included.
         identity: tells models whose functions do the same, given the same arguments, from others.
         traceable: whether the model can do with arguments whose values it cannot see.
         reverse_only: whether it has functions with rules for reverse-mode differentiation alone.
@@ -55,6 +56,7 @@ class ModelSetup(NamedTuple):
     work: int = 0
     forward_mode: bool = False
     idle: np.ndarray | None = None
+    observations: dict[str, Any] | None = None
 
     def target(self, args: tuple, kwargs: dict[str, Any]) -> Target:
         """Log γ and its derivatives on the flat unconstrained vector, guarded against values that are not finite."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.core import Tracer
 
-__all__ = ["evidence_caveats", "factor_notes", "masked_out", "observed_values"]
+__all__ = ["evidence_caveats", "factor_notes", "masked_out", "observations", "observed_values"]
 
 
 # why an evidence is undefined: the sentence about one site, and the sentence about several
@@ -100,6 +100,13 @@ def observed_values(model_trace: dict[str, dict[str, Any]]) -> np.ndarray | None
         value = np.asarray(site["value"])
         values.append(value[~masked_out(site["fn"], value.shape)].astype(float))
     return np.concatenate(values)
+
+
+def observations(model_trace: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The observed values by site, those of `factor` included; None where they cannot be seen."""
+    sites = {name: site for name, site in model_trace.items() if site["type"] == "sample" and site["is_observed"]}
+    values = {name: site["value"] for name, site in sites.items()}
+    return None if any(isinstance(value, Tracer) for value in values.values()) else values
 
 
 def _is_one(scale: Any) -> bool:
