@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, random
+from jax import Array
 from tqdm.auto import tqdm
 
 from numpyro_onestep.base import search
 from numpyro_onestep.base.conditional_scale import influence
 from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.problem import Problem
-from numpyro_onestep.compilation import full_precision, split
+from numpyro_onestep.compilation import fold_in, full_precision, split
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import Target
@@ -101,7 +101,7 @@ def warmup(
     def train(key: Array, base: Base, networks: StepNetwork | None = None) -> TrainState:
         problem = Problem(base, target)
         trained = fit(start(key, problem, plan, num_warmup), problem, plan, progress_bar, networks)
-        spent.append(int(np.sum(trained.num_gradients)))
+        spent.append(int(np.sum(np.asarray(trained.num_gradients))))
         return trained
 
     def look(key: Array, base: Base, trained: TrainState) -> Audit:
@@ -115,7 +115,7 @@ def warmup(
         return found
 
     trained = train(key_first, base, networks)
-    key_left = random.fold_in(rng_key, 7)
+    key_left = fold_in(rng_key, 7)
     if not coverage_audit:
         return Warmup(base, trained, None, sum(spent), key_left)
     found = look(key_audit, base, trained)

@@ -80,13 +80,13 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array, spe
     spent.append(short + _refining(dim, 1) + num_tails)
     single, single_elbo = _fit_one(target, init_scale, key_one, found, starts)
     if np.sum(found.valid) > 1:
-        at_modes = jnp.flatnonzero(found.valid)
+        at_modes = np.flatnonzero(found.valid)
         mixture, mixture_elbo = _refine(target, key_many, _at_modes(found, at_modes))
         spent.append(_refining(dim, len(at_modes)))
-        if mixture_elbo > single_elbo:
+        if float(mixture_elbo) > float(single_elbo):
             return cap(fit_tails(target, key_tails, whiten(mixture))[0])
     base, share = fit_tails(target, key_tails, whiten(single))
-    if share > _GOOD_SHARE or dim > LARGE_DIM:
+    if float(share) > _GOOD_SHARE or dim > LARGE_DIM:
         return cap(base)
     spent.append(conditional_scale.NUM_ITERATIONS * conditional_scale.BATCH_SIZE + 2 * 512)
     return cap(_fit_scales(target, key_scales, base))
@@ -98,7 +98,8 @@ def _refining(dim: int, num_components: int) -> int:
 
 
 def _polished(target: Target, points: Array, picked: Array, num: int) -> Modes:
-    return modes.polish(target, np.asarray(points)[np.asarray(picked)[:num]])  # type: ignore[arg-type]
+    at: Any = np.asarray(points)[np.asarray(picked)[:num]]
+    return jax.tree.map(np.asarray, modes.polish(target, at))
 
 
 def _joined(parts: tuple[Array, ...]) -> Any:
@@ -177,7 +178,7 @@ def _fit_scales(target: Target, rng_key: Array, base: Base) -> Base:
     return jax.tree.map(lambda a, b: jnp.where(keep, a, b), other, base)
 
 
-def _at_modes(found: Modes, which: Array) -> Mixture:
+def _at_modes(found: Modes, which: Any) -> Mixture:
     return Mixture(
         jnp.full(len(which), -jnp.log(len(which)), found.points.dtype), found.points[which], found.scale_trils[which]
     )

@@ -104,6 +104,8 @@ def _tail_shape(log_w: Array) -> Array:
 
 def describe(trained: TrainState) -> str:
     """The last evaluation, the mean over replicates, and why training has ended, in a line for a progress bar."""
-    elbo, ess, folds = (float(np.mean(x)) for x in (trained.elbo, trained.ess_fraction, trained.fold_fraction))
-    reasons = sorted({STOPS[int(stop)] for stop in np.ravel(trained.stop)}) if np.all(trained.done) else []
+    seen = map(np.asarray, (trained.elbo, trained.ess_fraction, trained.fold_fraction))
+    elbo, ess, folds = (float(np.mean(x)) for x in seen)
+    done, stops = np.asarray(trained.done), np.ravel(trained.stop)
+    reasons = sorted({STOPS[int(stop)] for stop in stops}) if np.all(done) else []
     return f"elbo={elbo:.3f} ess={100 * ess:.0f}% folds={folds:.3f}" + "".join(f" ({reason})" for reason in reasons)

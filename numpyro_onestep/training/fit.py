@@ -46,7 +46,7 @@ def fit(
         while not np.all(np.asarray(trained.done) | (np.asarray(trained.iteration) >= num_iterations)):
             trained = advance(trained, problem, plan, block)
             bar.set_postfix_str(describe(trained), refresh=False)
-            bar.update(int(np.max(trained.iteration)) - bar.n)
+            bar.update(int(np.max(np.asarray(trained.iteration))) - bar.n)
     return trained
 
 
