@@ -1,10 +1,13 @@
 """A sampler's results as ArviZ data, for ArviZ 0.23 and 1.x."""
 
+from copy import copy
 from typing import Any
 
 import numpy as np
-from jax import random
+import numpyro
+import numpyro.distributions as dist
 
+from numpyro_onestep.compilation import fold_in, in_transformation
 from numpyro_onestep.state import trained_flows
 from numpyro_onestep.trust.evidence import Evidence
 
@@ -28,8 +31,8 @@ def to_inference_data(sampler: Any, **kwargs: Any) -> Any:
     import arviz as az
     import xarray as xr
 
-    data = az.from_numpyro(sampler, **kwargs)
-    key = random.fold_in(trained_flows(sampler.last_state)[0].train.rng_key, 2)  # type: ignore[union-attr]
+    data = az.from_numpyro(_as_seen(sampler), **kwargs)
+    key = fold_in(trained_flows(sampler.last_state)[0].train.rng_key, 2)  # type: ignore[union-attr]
     log_weights = sampler.draw(key, _NUM_PROPOSALS).log_weights
     proposals = xr.Dataset({"log_weight": ("proposal", np.asarray(log_weights))})
     observed = sampler.setup.observed
@@ -41,6 +44,28 @@ def to_inference_data(sampler: Any, **kwargs: Any) -> Any:
         data["proposals"] = xr.DataTree(dataset=proposals)  # pyright: ignore[reportArgumentType]
     data["posterior"].attrs.update(_attributes(sampler))
     return data
+
+
+def _as_seen(sampler: Any) -> Any:
+    """The sampler with a model that shows its observed values without being computed.
+
+    ArviZ runs the model once for them, line by line, for which JAX compiles a program for each kind of line. All else
+    it asks of the model within transformations, where it is as it was.
+    """
+    model, known = sampler.sampler.model, sampler.setup.observations
+    if model is None or known is None:
+        return sampler
+
+    def shown(*args: Any, **kwargs: Any) -> Any:
+        if in_transformation(args, kwargs):
+            return model(*args, **kwargs)
+        for name, value in known.items():
+            numpyro.sample(name, dist.ImproperUniform(dist.constraints.real, (), np.shape(value)), obs=value)
+
+    seen = copy(sampler)
+    seen.sampler = copy(sampler.sampler)
+    seen.sampler._model = shown
+    return seen
 
 
 def _attributes(sampler: Any) -> dict[str, float | str]:
