@@ -15,7 +15,7 @@ HOUSE: dict[str, list[str]] = {
     "cache": [],
     "model": ["function", "trace", "bounds", "look", "target", "setup", "initialize"],
     "base": ["modes", "mixture_vi", "conditional_scale", "distribution", "problem", "tails", "search"],
-    "flow": ["block", "network", "steps", "density", "folds"],
+    "flow": ["block", "scores", "network", "steps", "density", "folds"],
     "bridge": ["hamiltonian", "ladder", "clouds", "crossing"],
     "draws": ["weights", "metropolis", "proposal", "chains", "move"],
     "training": ["losses", "plan", "state", "optimizer", "evaluation", "loop", "fit"],

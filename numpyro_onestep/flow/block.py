@@ -14,6 +14,7 @@ from jax.scipy.linalg import solve_triangular
 __all__ = [
     "BlockParams",
     "InverseJacobian",
+    "Parts",
     "Slopes",
     "apply",
     "factorize",
@@ -21,6 +22,7 @@ __all__ = [
     "jacobian",
     "log_det",
     "look",
+    "parts_at",
     "pull_score",
     "push_score",
 ]
@@ -44,7 +46,7 @@ class BlockParams(NamedTuple):
     centers: Array  # m, (D, k)
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
     """Diagonal and ridge parts of J = diag(alpha) + Vᵀ diag(g) V, with their derivatives along x_i and (Vx)_j."""
 
     alpha: Array
@@ -66,7 +68,8 @@ def apply(p: BlockParams, x: Array) -> Array:
     return p.scale * x + p.shift + p.directions.T @ (p.ridge * act) + bumps
 
 
-def _parts(p: BlockParams, x: Array) -> _Parts:
+def parts_at(p: BlockParams, x: Array) -> Parts:
+    """Of the Jacobian at `x`."""
     n = _ridge_split(p)
     u = p.directions @ x + p.offsets
     sig, th = sigmoid(u[:n]), jnp.tanh(u[n:])
@@ -77,12 +80,12 @@ def _parts(p: BlockParams, x: Array) -> _Parts:
     slope = p.bump * p.sharpness * (1 - th_x**2)
     alpha = p.scale + jnp.sum(slope, axis=1)
     alpha_grad = jnp.sum(-2 * p.sharpness * th_x * slope, axis=1)
-    return _Parts(alpha, alpha_grad, g, g_grad)
+    return Parts(alpha, alpha_grad, g, g_grad)
 
 
 def jacobian(p: BlockParams, x: Array) -> Array:
     """The symmetric positive definite Jacobian at `x`, shape (D, D)."""
-    return _jacobian(p, _parts(p, x))
+    return _jacobian(p, parts_at(p, x))
 
 
 def _squares(p: BlockParams) -> Array:
@@ -90,7 +93,7 @@ def _squares(p: BlockParams) -> Array:
     return (p.directions[:, :, None] * p.directions[:, None, :]).reshape(len(p.directions), -1)
 
 
-def _jacobian(p: BlockParams, parts: _Parts) -> Array:
+def _jacobian(p: BlockParams, parts: Parts) -> Array:
     dim = p.directions.shape[1]
     return jnp.diag(parts.alpha) + (parts.g @ _squares(p)).reshape(dim, dim)
 
@@ -108,7 +111,7 @@ class InverseJacobian(NamedTuple):
         return self.diagonal * b + self.sign * (self.factor.T @ (self.factor @ b))
 
 
-def _cholesky(p: BlockParams, parts: _Parts) -> tuple[Array, Array, Array]:
+def _cholesky(p: BlockParams, parts: Parts) -> tuple[Array, Array, Array]:
     """Cholesky factor of J (D ≤ h) or of I + G^½ V A⁻¹ Vᵀ G^½ (h < D), log|det J|, and the right-hand side of F."""
     h, dim = p.directions.shape
     if dim <= h:
@@ -120,7 +123,7 @@ def _cholesky(p: BlockParams, parts: _Parts) -> tuple[Array, Array, Array]:
     return chol, log_det, scaled / parts.alpha
 
 
-def factorize(p: BlockParams, parts: _Parts) -> InverseJacobian:
+def factorize(p: BlockParams, parts: Parts) -> InverseJacobian:
     """The inverse Jacobian in factored form; det(I_D + AB) = det(I_h + BA) where the width is below the dimension."""
     h, dim = p.directions.shape
     chol, log_det, rhs = _cholesky(p, parts)
@@ -132,7 +135,7 @@ def factorize(p: BlockParams, parts: _Parts) -> InverseJacobian:
 
 def log_det(p: BlockParams, x: Array) -> Array:
     """log|det ∂T/∂x| at `x`, exact, every term included; nan where the Jacobian is not positive definite."""
-    return _cholesky(p, _parts(p, x))[1]
+    return _cholesky(p, parts_at(p, x))[1]
 
 
 class Slopes(NamedTuple):
@@ -146,7 +149,7 @@ class Slopes(NamedTuple):
 
 def look(p: BlockParams, x: Array) -> tuple[Slopes, InverseJacobian]:
     """The derivatives at `x`, and J⁻¹, all in closed form: ∇log|det J| = Σ over alpha and g of tr(J⁻¹ ∂J)."""
-    parts = _parts(p, x)
+    parts = parts_at(p, x)
     inv = factorize(p, parts)
     inv_diag = inv.diagonal + inv.sign * jnp.sum(inv.factor**2, axis=0)
     inv_ridge = _inverse_quadratic(p, inv)
@@ -200,7 +203,7 @@ def inverse(p: BlockParams, y: Array, max_iterations: int = 60) -> Array:
 
     def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         x, error, i = carry
-        step = factorize(p, _parts(p, x)).solve(y - apply(p, x))
+        step = factorize(p, parts_at(p, x)).solve(y - apply(p, x))
         trials = x + lengths[:, None] * step
         errors = jax.vmap(residual)(trials)
         best = jnp.argmin(jnp.where(jnp.isfinite(errors), errors, jnp.inf))

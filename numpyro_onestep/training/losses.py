@@ -13,11 +13,12 @@ from jax import Array, lax, random
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.problem import Problem
-from numpyro_onestep.flow import steps
+from numpyro_onestep.flow import scores, steps
 from numpyro_onestep.flow.network import StepNetwork
 
 __all__ = ["Consistency", "Loss", "PathGradient"]
 
+_EXACT_DIM = 16  # up to it scores without noise cost little
 _PULL = 0.3  # on draws without density, in the flow's own scores
 
 
@@ -58,7 +59,7 @@ class PathGradient:
     −DF-ELBO (arXiv 2512.05251, deterministic-flow ELBO) without its score term, whose expectation is zero and whose
     variance is not (Roeder et al. 2017, "sticking the landing"; Vaitl et al. 2022, path gradients). Over draws of the
     stretched base it is another objective with the same optimum, where the two scores agree. ∇log q is carried through
-    the blocks in closed form; nothing is differentiated through a log-determinant.
+    the blocks in closed form, above 16 dimensions by `scores`; nothing is differentiated through a log-determinant.
 
     Attributes:
         num_steps: the budget n.
@@ -79,7 +80,10 @@ class PathGradient:
         blocks = steps.blocks_of(network, self.num_steps)
         frozen = lax.stop_gradient(blocks)
         base_score = jax.vmap(lambda x: base_.score(base, x))
-        y, score, _ = jax.vmap(lambda x, r: steps.push_score(frozen, x, r))(x0, base_score(x0))
+        if base.dim > _EXACT_DIM:
+            y, score = scores.push_scores(frozen, random.fold_in(rng_key, 1), x0, base_score(x0))
+        else:
+            y, score, _ = jax.vmap(lambda x, r: steps.push_score(frozen, x, r))(x0, base_score(x0))
         value, target_score = jax.vmap(target.value_and_grad)(y)
         annealed = annealing * target_score + (1 - annealing) * base_score(y)
         # beyond a hard edge there is no gradient, and the entropy alone would drive the draws further out: pull them in
