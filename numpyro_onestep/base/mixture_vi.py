@@ -13,7 +13,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.model.target import HEAVY_WORK, LARGE_DIM, LogDensity
+from numpyro_onestep.model.target import COSTLY_DIM, HEAVY_WORK, LogDensity
 
 __all__ = [
     "NUM_SHORT",
@@ -163,7 +163,7 @@ def elbo_within(target: LogDensity, rng_key: Array, q: Mixture, num_draws: int =
 
 def num_candidates(dim: int, work: int) -> int:
     """How many short fits to make at once: base search and audit share the compiled program."""
-    return 2 if dim > LARGE_DIM or work > HEAVY_WORK else 8
+    return 2 if dim > COSTLY_DIM or work > HEAVY_WORK else 8
 
 
 def num_draws(dim: int) -> int:

@@ -12,7 +12,7 @@ import optax
 from jax import Array, lax, random
 
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.model.target import HEAVY_WORK, LARGE_DIM, LogDensity
+from numpyro_onestep.model.target import COSTLY_DIM, HEAVY_WORK, LARGE_DIM, LogDensity
 
 __all__ = [
     "FEW_MODES",
@@ -168,7 +168,7 @@ def _newton(target: LogDensity, start: Array, max_iterations: int) -> tuple[Arra
 
 
 @jit_once
-def polish(target: LogDensity, starts: Array, max_iterations: int = 60) -> Modes:
+def polish(target: LogDensity, starts: Array) -> Modes:
     """Newton from every start, then the Laplace approximation at each distinct non-degenerate end point.
 
     Above `LARGE_DIM` no Hessians are taken: the starts stay as they are, none of them valid.
@@ -178,7 +178,7 @@ def polish(target: LogDensity, starts: Array, max_iterations: int = 60) -> Modes
         none = jnp.zeros(len(starts), bool)
         eye = jnp.broadcast_to(jnp.eye(dim, dtype=starts.dtype), (len(starts), dim, dim))
         return Modes(starts, jax.vmap(target.value)(starts), eye, none, none, jnp.array(len(starts)))
-    points, converged, num_iterations = jax.vmap(lambda x: _newton(target, x, max_iterations))(starts)
+    points, converged, num_iterations = jax.vmap(lambda x: _newton(target, x, 20 if dim > COSTLY_DIM else 60))(starts)
     log_density = jax.vmap(target.value)(points)
     precision = -jax.vmap(target.hessian)(points)
     chol: Array = jnp.linalg.cholesky(precision)

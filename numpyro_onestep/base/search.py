@@ -88,8 +88,9 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array, spe
     base, share = fit_tails(target, key_tails, whiten(single))
     if float(share) > _GOOD_SHARE or dim > LARGE_DIM:
         return cap(base)
-    spent.append(conditional_scale.NUM_ITERATIONS * conditional_scale.BATCH_SIZE + 2 * 512)
-    return cap(_fit_scales(target, key_scales, base))
+    base, num_iterations = _fit_scales(target, key_scales, base)
+    spent.append(int(num_iterations) * conditional_scale.BATCH_SIZE + 2 * 512)
+    return cap(base)
 
 
 def _refining(dim: int, num_components: int) -> int:
@@ -162,7 +163,7 @@ def _refine_best(target: Target, rng_key: Array, fitted: Mixture, elbos: Array) 
 
 
 @jit
-def _fit_scales(target: Target, rng_key: Array, base: Base) -> Base:
+def _fit_scales(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array]:
     """Let the conditional scales vary where a coordinate rules those of others, and it betters the fit beyond noise.
 
     The skewness of a regression's posterior is spread thinly over all pairs of coordinates. A triangular map gains some
@@ -170,12 +171,12 @@ def _fit_scales(target: Target, rng_key: Array, base: Base) -> Base:
     look like scales that one coordinate rules for another, but are held far better by Student-t tails.
     """
     key_fit, key_score = random.split(rng_key)
-    fitted = conditional_scale.fit(target, key_fit, base.whitening)
+    fitted, num = conditional_scale.fit(target, key_fit, base.whitening, least_influence=_MIN_INFLUENCE)
     other = base._replace(whitening=fitted, heavy_share=jnp.zeros_like(base.heavy_share))
     old, new = (log_affinity(target, key_score, b) for b in (base, other))
     ruled = jnp.max(conditional_scale.influence(fitted)) > _MIN_INFLUENCE
     keep = ruled & (new - old > 0.01)
-    return jax.tree.map(lambda a, b: jnp.where(keep, a, b), other, base)
+    return jax.tree.map(lambda a, b: jnp.where(keep, a, b), other, base), num
 
 
 def _at_modes(found: Modes, which: Any) -> Mixture:

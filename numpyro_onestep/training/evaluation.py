@@ -20,7 +20,7 @@ GOES_ON, CONSTANT, ENOUGH, NO_GAIN = range(4)
 STOPS = ("all iterations done", "weights constant", "enough effective draws", "more training no longer pays")
 _MAX_TAIL_SHAPE = 0.65
 _GAIN = 0.1  # share of the ELBO's gap that a round must take away for the next one to pay
-_GAIN_FOR_TARGET = 0.4  # nats that it must, for each part of the draws that need not be effective
+_GAIN_FOR_TARGET = 0.5  # nats that it must, for each part of the draws that need not be effective
 _DEPTH = 10.0  # nats below the mean weight at which a held-out weight no longer counts for less
 
 

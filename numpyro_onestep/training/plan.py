@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from numpyro_onestep.flow.steps import check_num_steps
-from numpyro_onestep.model.target import HEAVY_WORK
+from numpyro_onestep.model.target import COSTLY_DIM, HEAVY_WORK
 from numpyro_onestep.training.losses import Consistency, Loss, PathGradient
 
 __all__ = ["Plan", "Stage", "default_width", "finer_budgets", "make_plan"]
 
-_WIDE_DIM = 64
+
 _SMALL_DIM = 16  # up to here more steps and larger batches are cheap
 _FIRST_ROUND = 16  # iterations
 _REFINEMENT = 0.5  # time spent on a finer budget, relative to the one-step map's
@@ -107,7 +107,7 @@ def default_width(dim: int) -> int:
 
     Up to the width the determinants are of D×D matrices, whose cost goes with D³; above they are of width × width.
     """
-    return 32 if dim > _WIDE_DIM else 128
+    return 32 if dim > COSTLY_DIM else 128
 
 
 def finer_budgets(budgets: Sequence[int], consistency: tuple[float, float]) -> tuple[int, ...]:

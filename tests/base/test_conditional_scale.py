@@ -49,7 +49,7 @@ def test_an_exact_affine_start_stays(getkey):
     start = conditional_scale.affine(jnp.array([3.0, -1.0]), jnp.array([[2.0, 0.0], [-0.5, 0.3]]))
     inverse = jnp.linalg.inv(start.scale_tril)
     target = safe_log_density(lambda z: jnp.sum(norm.logpdf(inverse @ (z - start.shift))))
-    fitted = conditional_scale.fit(target, getkey(), start, num_iterations=200)
+    fitted, _ = conditional_scale.fit(target, getkey(), start, num_iterations=200)
     for a, e in zip(fitted, start, strict=True):
         np.testing.assert_allclose(a, e, atol=5e-3)
 
@@ -66,7 +66,8 @@ def test_fits_group_effects_down_to_small_scales(getkey):
 
     target = safe_log_density(log_density)
     start = conditional_scale.affine(jnp.array([1.0, 0.0, 1.0, 1.0, 1.0]), jnp.eye(5))
-    fitted = jax.jit(lambda key: conditional_scale.fit(target, key, start))(getkey())
+    fitted, num = jax.jit(lambda key: conditional_scale.fit(target, key, start, least_influence=0.38))(getkey())
+    assert num == conditional_scale.NUM_ITERATIONS
     affine = fitted._replace(scale_slopes=0 * start.scale_slopes, scale_bends=0 * start.scale_bends)
     key = getkey()
     base = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, 5)), jnp.eye(5)[None]))
@@ -87,3 +88,11 @@ def test_fits_group_effects_down_to_small_scales(getkey):
     u = random.normal(getkey(), (20_000, 5))
     z = jax.vmap(lambda u: conditional_scale.apply(fitted, u))(u)
     assert np.mean(z[:, 1] < -3) > 0.1 * neck
+
+
+def test_a_fit_without_hyperparameters_is_given_up(getkey):
+    rates = jnp.array([0.5, 1.0, 2.0, 4.0])
+    target = safe_log_density(lambda z: jnp.sum(rates * z - jnp.exp(z)))
+    start = conditional_scale.affine(jnp.log(rates), jnp.diag(rates**-0.5))
+    _, num = conditional_scale.fit(target, getkey(), start, least_influence=0.38)
+    assert num == conditional_scale.NUM_ITERATIONS // 10
