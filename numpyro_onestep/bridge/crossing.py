@@ -48,7 +48,8 @@ class Crossing(NamedTuple):
     @property
     def num_gradients(self) -> int:
         """Target gradients of all particles, the way back included."""
-        return self.clouds.ancestors.size * (2 * self.num_evaluations - _DRAWS_EACH)
+        on_the_way_back = (self.num_evaluations - _DRAWS_EACH) // 2  # of every second particle
+        return self.clouds.ancestors.size * (self.num_evaluations + on_the_way_back)
 
 
 def is_crossed(crossing: Crossing) -> bool:

@@ -36,9 +36,9 @@ ENOUGH_ESS = 0.5  # share of effective draws from which on they need no bridge
 
 
 class Proposals(NamedTuple):
-    """Fresh draws of the flow: unconstrained flat points (N, D), their log weights, −log γ and folds, each (N,).
+    """Fresh draws of the flow: unconstrained flat points (N, D), their log weights and −log γ, each (N,).
 
-    And the points (N, D) of the base's coordinates that the map takes to them.
+    And which of the first of them fold, and the points (N, D) of the base's coordinates that the map takes to them.
     """
 
     points: Array
@@ -73,8 +73,8 @@ def angle_of(trained: Flow, num_steps: int) -> Any:
 def propose(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, check_folds: bool = False) -> Proposals:
     """The same in chunks of fixed size, one after the other, to bound the memory.
 
-    With `check_folds` the base draws of the map are also carried there and back through the inverse; a draw is folded
-    where a Jacobian is not positive definite or the way back misses it by more than 1e-3 (in units of the base).
+    With `check_folds` the base draws of the first chunk are also carried there and back through the inverse; a draw is
+    folded where a Jacobian is not positive definite or the way back misses it by more than 1e-3 (in units of the base).
     """
     size = min(_CHUNK, num_draws)
     num_chunks = -(-num_draws // size)

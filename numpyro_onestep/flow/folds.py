@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax, random
+from jax import Array, random
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.compilation import jit
@@ -16,7 +16,7 @@ __all__ = ["folded"]
 
 @partial(jit, static_argnames=("num_chunks", "size", "num_steps"))
 def folded(trained: Flow, rng_key: Array, num_chunks: int, size: int, num_steps: int) -> Array:
-    """Which of the draws of `propose` with the same key fold, shape (num_chunks·size,).
+    """Which draws of the first of the chunks of `propose` with the same key fold, shape (size,).
 
     Where a Jacobian is not positive definite, or the way back misses the base draw by more than 1e-3 in its units.
     """
@@ -28,5 +28,4 @@ def folded(trained: Flow, rng_key: Array, num_chunks: int, size: int, num_steps:
         allowed = 1e-3 * jnp.maximum(1.0, 0.1 * jnp.max(jnp.abs(x0)))
         return jnp.isnan(log_det) | ~(jnp.max(jnp.abs(steps.inverse(blocks, y) - x0)) < allowed)
 
-    chunk = lambda key: jax.vmap(one)(base_.sample(trained.problem.base, key, size))  # noqa: E731
-    return lax.map(chunk, random.split(rng_key, num_chunks)).ravel()
+    return jax.vmap(one)(base_.sample(trained.problem.base, random.split(rng_key, num_chunks)[0], size))

@@ -51,7 +51,7 @@ def estimate(
         eubo=float(np.mean(usable)) if len(usable) else float("nan"),
         ess=effective_sample_size(log_w),
         pareto_k=tail_shape,
-        fold_fraction=float(np.mean(folded | np.isnan(log_w))),
+        fold_fraction=float(max(np.mean(folded), np.mean(np.isnan(log_w)))),
         num_proposals=len(log_w),
         num_replicates=len(replicates),
         reliable=True,

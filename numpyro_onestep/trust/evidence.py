@@ -21,7 +21,7 @@ class Evidence(NamedTuple):
             independent draws whose mean weight has the same relative error.
         pareto_k: shape of the weights' tail; trust below min(1 − 1/log10 N, .7), or where a note says that the
             tail holds next to nothing.
-        fold_fraction: share of proposals where the map is not injective or its inverse does not return.
+        fold_fraction: share of 1024 proposals where the map is not injective or its inverse does not return.
         num_proposals: number of fresh proposals.
         num_replicates: number of independently trained flows.
         reliable: whether every check passed.
