@@ -42,6 +42,14 @@ def pytest_configure(config):
                 os.environ["XLA_FLAGS"] = flags
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    # NUTS proves the drop-in tests themselves, which the slow run repeats
+    for item in items:
+        if "[NUTS" in item.nodeid:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def getkey():
     keys = iter(jax.random.split(jax.random.key(20251205), 1000))

@@ -16,6 +16,7 @@ from numpyro.infer import MCMC
 
 from numpyro_onestep import OneStep, evidence
 from numpyro_onestep.base import distribution as base_
+from numpyro_onestep.draws.proposal import propose
 from numpyro_onestep.flow import steps
 from numpyro_onestep.state import flows_of
 
@@ -141,7 +142,7 @@ def test_errors_name_the_cause():
         evidence(MCMC(numpyro.infer.NUTS(skewed), num_warmup=1, num_samples=1), random.key(0))
 
 
-@pytest.mark.parametrize("num_chains", [1, 3])
+@pytest.mark.parametrize("num_chains", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_local_moves_mix_where_proposals_are_refused(num_chains):
     start = jnp.zeros(4) if num_chains == 1 else jnp.zeros((num_chains, 4))
 
@@ -170,22 +171,15 @@ def test_local_moves_mix_where_proposals_are_refused(num_chains):
         assert float(log_weight) == pytest.approx(float(expected), abs=1e-3)
 
 
-@pytest.mark.parametrize("num_replicates", [1, 2])
+@pytest.mark.parametrize("num_replicates", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_more_evaluations_in_stock_mcmc(num_replicates):
-    def mean_weight(num_steps):
-        kernel = OneStep(
-            potential_fn=lambda z: -bananas(z),
-            **TINY,
-            num_steps=num_steps,
-            correction="none",
-            num_replicates=num_replicates,
-        )
-        mcmc = run(kernel, None, ("log_weight",), jnp.zeros(4), num_warmup=1, num_samples=1000)
-        return np.asarray(mcmc.get_extra_fields()["log_weight"], np.float64), mcmc.last_state.ladder_angle
-
-    one, no_angle = mean_weight(1)
-    eight, angle = mean_weight(8)
-    assert np.all(no_angle == 0)
+    options = {"num_steps": 8, "correction": "none", "num_replicates": num_replicates}
+    kernel = OneStep(potential_fn=lambda z: -bananas(z), **TINY, **options)
+    mcmc = run(kernel, None, ("log_weight",), jnp.zeros(4), num_warmup=1, num_samples=1000)
+    eight = np.asarray(mcmc.get_extra_fields()["log_weight"], np.float64)
+    flow = flows_of(mcmc.last_state, kernel.setup.target((), {}))[0]
+    one = np.asarray(propose(flow, random.key(1), 1000, 1).log_weights, np.float64)
+    angle = mcmc.last_state.ladder_angle
     assert np.all(angle > 0)
     assert np.shape(angle) == (() if num_replicates == 1 else (2,))
     assert abs(np.log(np.mean(np.exp(eight)))) < 0.1

@@ -66,7 +66,7 @@ def gaussian_process(x: np.ndarray, y: np.ndarray) -> None:
     """Variance, length and noise variance of a squared-exponential process that is integrated out; very wide priors."""
     log_hyper = {name: numpyro.sample(name, dist.Normal(0, 10)) for name in ("log_variance", "log_length", "log_noise")}
     variance, length, noise = (jnp.exp(value) for value in log_hyper.values())
-    square = (np.subtract.outer(x, x) / length) ** 2
+    square = ((x[:, None] - x) / length) ** 2
     # the small constant keeps the covariance definite in float32
     cov = variance * jnp.exp(-0.5 * square) + (noise + 1e-6) * jnp.eye(len(x))
     numpyro.sample("y", dist.MultivariateNormal(0, cov), obs=y)

@@ -22,13 +22,14 @@ from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.bridge import hamiltonian
 from numpyro_onestep.bridge.hamiltonian import Path, Point
 from numpyro_onestep.compilation import jit
-from numpyro_onestep.flow import steps
+from numpyro_onestep.flow import scores, steps
 from numpyro_onestep.flow.density import Flow, PulledBack
 
 __all__ = ["Ends", "ascend", "compiled_angle_of", "find_angle", "path_of"]
 
 _ANGLES = (0.1, 0.2, 0.4, 0.7)  # to choose from
 _REFRESHMENT = 0.25  # the momentum keeps e^−(θ/4) of itself from step to step
+_NUM_NEAR = 64
 _NUM_PILOT = 256  # draws by which the angle is chosen
 
 
@@ -40,10 +41,19 @@ class Ends(NamedTuple):
     log_weights: Array
 
 
-def path_of(trained: Flow, num_steps: int) -> Path:
-    """The way from p0 to the target pulled back through the flow's map of `num_steps` steps."""
+def path_of(trained: Flow, num_steps: int, few: bool = False) -> Path:
+    """The way from p0 to the target pulled back through the flow's map of `num_steps` steps.
+
+    Its force is the exact gradient for `few` points, and in few dimensions. Elsewhere it is the gradient as seen from
+    64 draws of p0, which serves as well, since any force does.
+    """
+    base = trained.problem.base
     blocks = steps.blocks_of(trained.network, num_steps)
-    return Path(PulledBack(blocks, trained.problem), trained.problem.base)
+    near = None
+    if base.dim > scores.EXACT_DIM and not few:
+        key_draw, key_signs = random.split(random.key(0))
+        near = scores.reference(blocks, key_signs, base_.sample(base, key_draw, _NUM_NEAR))
+    return Path(PulledBack(blocks, trained.problem, near), base)
 
 
 def ascend(path: Path, rng_key: Array, num_draws: int, num_steps: int, angle: Array) -> Ends:

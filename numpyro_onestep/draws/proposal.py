@@ -53,7 +53,7 @@ def propose_once(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, 
     network, problem = trained
     own = steps.own_steps(network, num_steps)
     if own < num_steps:
-        path = ladder.path_of(trained, own)
+        path = ladder.path_of(trained, own, few=num_draws < _CHUNK)
         ends = ladder.ascend(path, rng_key, num_draws, num_steps, angle)
         points, energy = jax.vmap(path.target.carry)(ends.x, ends.log_target)  # type: ignore[attr-defined]
         return Proposals(points, ends.log_weights, energy, jnp.isnan(ends.log_weights), ends.x)

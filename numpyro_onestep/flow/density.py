@@ -12,6 +12,7 @@ from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.block import BlockParams
 from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.flow.scores import Reference
 
 __all__ = ["Flow", "PulledBack", "log_prob", "log_weights"]
 
@@ -27,14 +28,20 @@ class PulledBack(NamedTuple):
     """The target on the base's coordinates, π̃(x) = γ(T(x)) |det ∂T/∂x|: as near to p0 as the flow is to the target.
 
     A density like any other, with the same log Z, and the flatter against p0 the better the flow.
+
+    Attributes:
+        blocks: of the map.
+        problem: base and target.
+        near: draws near which the gradient is to be had for less, and not quite exact; None where it is.
     """
 
     blocks: BlockParams
     problem: Problem
+    near: Reference | None = None
 
     def value_and_grad(self, x: Array) -> tuple[Array, Array]:
         """Log π̃(x) of one point and its gradient; −inf and zero where they are not finite."""
-        value, grad = steps.pull_back(self.blocks, x, self.problem.target.value_and_grad)
+        value, grad = steps.pull_back(self.blocks, x, self.problem.target.value_and_grad, self.near)
         ok = jnp.isfinite(value) & jnp.all(jnp.isfinite(grad))
         return jnp.where(jnp.isfinite(value), value, -jnp.inf), jnp.where(ok, grad, 0.0)
 

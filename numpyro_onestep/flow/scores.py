@@ -1,14 +1,13 @@
-"""The scores of a batch of draws carried through the map, at a cost per draw that is linear in its dimension.
+"""The scores of draws carried through the map, at a cost per draw that is linear in its dimension.
 
 `block.push_score` factorises the Jacobian J of every draw. Here only one matrix a block is factorised, the mean J̄ of
-all draws: conjugate gradients preconditioned with J̄⁻¹ solve with each draw's own J, and what ∇log|det J| needs of J⁻¹,
+many draws: conjugate gradients preconditioned with J̄⁻¹ solve with each draw's own J, and what ∇log|det J| needs of J⁻¹,
 its diagonal and its quadratic forms along the ridge directions, is
 
     J⁻¹ ≈ M + (J⁻¹ − M) e eᵀ,    M = J̄⁻¹ − J̄⁻¹Vᵀ δG V J̄⁻¹ − c δA c,
 
-with δG and δA the ridge and diagonal parts of J − J̄, c the diagonal of J̄⁻¹, and e one vector of random signs a draw
-(Hutchinson 1990). Since E eeᵀ = I the scores have no bias, whatever M is; and as M is J⁻¹ to first order they have
-little noise.
+with δG and δA the ridge and diagonal parts of J − J̄, c the diagonal of J̄⁻¹, and e a vector of random signs (Hutchinson
+1990). Since E eeᵀ = I the scores have no bias, whatever M is; and as M is J⁻¹ to first order they have little noise.
 """
 
 from typing import NamedTuple
@@ -21,13 +20,14 @@ from jax.scipy.sparse.linalg import cg
 from numpyro_onestep.flow import block
 from numpyro_onestep.flow.block import BlockParams, InverseJacobian, Parts
 
-__all__ = ["push_scores"]
+__all__ = ["EXACT_DIM", "Reference", "log_det_grad", "push_scores", "reference"]
 
+EXACT_DIM = 16  # up to it factorisations cost no more
 _TOLERANCE = 1e-3  # of a solution's residual, relative to the right-hand side
 _MAX_ITERATIONS = 30
 
 
-class _Mean(NamedTuple):
+class Mean(NamedTuple):
     """J̄ of a batch: its parts, inverse C, and the squares that first-order changes of C are made of.
 
     Attributes:
@@ -47,6 +47,23 @@ class _Mean(NamedTuple):
     products_squared: Array
 
 
+class Reference(NamedTuple):
+    """For each block, leaves with a leading axis of them: J̄ of draws near which others are expected, and signs (D,)."""
+
+    means: Mean
+    signs: Array
+
+
+def reference(blocks: BlockParams, rng_key: Array, x: Array) -> Reference:
+    """That of base points (N, D)."""
+
+    def body(x: Array, p: BlockParams) -> tuple[Array, Mean]:
+        return jax.vmap(lambda x: block.apply(p, x))(x), _mean_of(p, jax.vmap(lambda x: block.parts_at(p, x))(x))
+
+    _, means = lax.scan(body, x, blocks)
+    return Reference(means, random.rademacher(rng_key, blocks.scale.shape, x.dtype))
+
+
 def push_scores(blocks: BlockParams, rng_key: Array, x: Array, score: Array) -> tuple[Array, Array]:
     """x_T and unbiased ∇log q(x_T) of base points (N, D), from their ∇log p0 (N, D)."""
 
@@ -60,32 +77,39 @@ def push_scores(blocks: BlockParams, rng_key: Array, x: Array, score: Array) -> 
 
 def _push(p: BlockParams, rng_key: Array, x: Array, score: Array) -> tuple[Array, Array]:
     parts = jax.vmap(lambda x: block.parts_at(p, x))(x)
-    mean = _mean(p, jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), parts))
+    mean = _mean_of(p, parts)
     signs = random.rademacher(rng_key, x.shape, x.dtype)
     pushed = jax.vmap(lambda parts, score, e: _pushed_score(p, mean, parts, score, e))(parts, score, signs)
     return jax.vmap(lambda x: block.apply(p, x))(x), pushed
 
 
-def _mean(p: BlockParams, parts: Parts) -> _Mean:
+def _mean_of(p: BlockParams, parts: Parts) -> Mean:
+    parts = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), parts)
     inverse = block.factorize(p, parts)
     products = jax.vmap(inverse.solve)(p.directions)
     forms = products @ p.directions.T
     diagonal = inverse.diagonal + inverse.sign * jnp.sum(inverse.factor**2, axis=0)
-    return _Mean(parts, inverse, diagonal, jnp.diagonal(forms), forms**2, products**2)
+    return Mean(parts, inverse, diagonal, jnp.diagonal(forms), forms**2, products**2)
 
 
-def _pushed_score(p: BlockParams, mean: _Mean, parts: Parts, score: Array, e: Array) -> Array:
+def _pushed_score(p: BlockParams, mean: Mean, parts: Parts, score: Array, e: Array) -> Array:
+    return _solve(p, mean, parts, score - log_det_grad(p, mean, parts, e))
+
+
+def _solve(p: BlockParams, mean: Mean, parts: Parts, b: Array) -> Array:
+    """J⁻¹b."""
+    v = p.directions
+    product = lambda w: parts.alpha * w + v.T @ (parts.g * (v @ w))  # noqa: E731
+    return cg(product, b, tol=_TOLERANCE, maxiter=_MAX_ITERATIONS, M=mean.inverse.solve)[0]
+
+
+def log_det_grad(p: BlockParams, mean: Mean, parts: Parts, e: Array) -> Array:
+    """∇log|det J| at a point of these `parts`, near enough to the `mean`, with random signs `e`; shape (D,)."""
     v, c = p.directions, mean.inverse.solve
     d_alpha = mean.diagonal**2 * (parts.alpha - mean.parts.alpha)
     d_g = parts.g - mean.parts.g
-
-    def solve(b: Array) -> Array:
-        product = lambda w: parts.alpha * w + v.T @ (parts.g * (v @ w))  # noqa: E731
-        return cg(product, b, tol=_TOLERANCE, maxiter=_MAX_ITERATIONS, M=c)[0]
-
     first = c(e)
-    rest = solve(e) - (first - c(v.T @ (d_g * (v @ first))) - d_alpha * e)  # (J⁻¹ − M)e
+    rest = _solve(p, mean, parts, e) - (first - c(v.T @ (d_g * (v @ first))) - d_alpha * e)  # (J⁻¹ − M)e
     forms = mean.forms - mean.forms_squared @ d_g - v**2 @ d_alpha + (v @ rest) * (v @ e)
     diagonal = mean.diagonal - mean.products_squared.T @ d_g - d_alpha + rest * e
-    log_det_grad = diagonal * parts.alpha_grad + v.T @ (parts.g_grad * forms)
-    return solve(score - log_det_grad)
+    return diagonal * parts.alpha_grad + v.T @ (parts.g_grad * forms)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.flow import block
+from numpyro_onestep.flow import block, scores
 from numpyro_onestep.flow.block import BlockParams
 from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.flow.scores import Reference
 
 __all__ = [
     "blocks_of",
@@ -71,17 +72,29 @@ def push_score(blocks: BlockParams, x: Array, score: Array) -> tuple[Array, Arra
 
 
 def pull_back(
-    blocks: BlockParams, x: Array, value_and_grad: Callable[[Array], tuple[Array, Array]]
+    blocks: BlockParams,
+    x: Array,
+    value_and_grad: Callable[[Array], tuple[Array, Array]],
+    near: Reference | None = None,
 ) -> tuple[Array, Array]:
-    """Log π(T(x)) + log|det ∂T/∂x| of one base point and its gradient, with one evaluation of log π and ∇log π."""
+    """Log π(T(x)) + log|det ∂T/∂x| of one base point and its gradient, with one evaluation of log π and ∇log π.
 
-    def forward(x: Array, p: BlockParams) -> tuple[Array, block.Slopes]:
-        return block.apply(p, x), block.look(p, x)[0]
+    The value is exact; the gradient too, unless `near` says near which draws: it is a function of the point, close to
+    the gradient, and costs less.
+    """
+
+    def forward(x: Array, at: tuple[BlockParams, Reference | None]) -> tuple[Array, block.Slopes]:
+        p, near = at
+        if near is None:
+            return block.apply(p, x), block.look(p, x)[0]
+        parts = block.parts_at(p, x)
+        grad = scores.log_det_grad(p, near.means, parts, near.signs)
+        return block.apply(p, x), block.Slopes(parts.alpha, parts.g, block.log_det(p, x), grad)
 
     def back(score: Array, at: tuple[BlockParams, block.Slopes]) -> tuple[Array, None]:
         return block.pull_score(*at, score), None
 
-    y, slopes = lax.scan(forward, x, blocks)
+    y, slopes = lax.scan(forward, x, (blocks, near))
     value, score = value_and_grad(y)
     score, _ = lax.scan(back, score, (blocks, slopes), reverse=True)
     return value + jnp.sum(slopes.log_det), score

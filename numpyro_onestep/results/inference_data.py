@@ -1,5 +1,6 @@
 """A sampler's results as ArviZ data, for ArviZ 0.23 and 1.x."""
 
+from collections.abc import Callable
 from copy import copy
 from typing import Any
 
@@ -13,6 +14,20 @@ from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = ["evidence_in", "observed_in", "to_inference_data"]
 
+_NAMES = {
+    "std_error": "log_z_std_error",
+    "ess": "proposal_ess",
+    "reliable": "evidence_reliable",
+    "warnings": "evidence_warnings",
+}
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "warnings": lambda text: tuple(text.split("\n")) if text else (),
+    "num_proposals": int,
+    "num_replicates": int,
+    "num_evaluations": int,
+    "reliable": lambda text: text == "True",
+    "draws_reliable": lambda text: text == "True",
+}
 _NUM_PROPOSALS = 1024
 
 
@@ -69,21 +84,9 @@ def _as_seen(sampler: Any) -> Any:
 
 
 def _attributes(sampler: Any) -> dict[str, float | str]:
-    e = sampler.evidence
-    return {
-        "log_z": e.log_z,
-        "log_z_std_error": e.std_error,
-        "elbo": e.elbo,
-        "eubo": e.eubo,
-        "proposal_ess": e.ess,
-        "pareto_k": e.pareto_k,
-        "fold_fraction": e.fold_fraction,
-        "num_proposals": float(e.num_proposals),
-        "num_replicates": float(e.num_replicates),
-        "num_evaluations": float(e.num_evaluations),
-        "evidence_reliable": str(e.reliable),
-        "evidence_warnings": "\n".join(e.warnings),
-    }
+    """The fields of the evidence, as files can hold them."""
+    fields: dict[str, Any] = sampler.evidence._asdict() | {"warnings": "\n".join(sampler.evidence.warnings)}
+    return {_NAMES.get(n, n): str(v) if isinstance(v, bool | str) else float(v) for n, v in fields.items()}
 
 
 def evidence_in(name: str, data: Any) -> Evidence:
@@ -95,21 +98,9 @@ def evidence_in(name: str, data: Any) -> Evidence:
     attrs = data["posterior"].attrs
     if "log_z" not in attrs:
         raise ValueError(f"'{name}' holds no evidence: make it with `OneStepSampler.to_inference_data`.")
-    warnings = attrs["evidence_warnings"]
-    return Evidence(
-        log_z=float(attrs["log_z"]),
-        std_error=float(attrs["log_z_std_error"]),
-        elbo=float(attrs["elbo"]),
-        eubo=float(attrs["eubo"]),
-        ess=float(attrs["proposal_ess"]),
-        pareto_k=float(attrs["pareto_k"]),
-        fold_fraction=float(attrs["fold_fraction"]),
-        num_proposals=int(attrs["num_proposals"]),
-        num_replicates=int(attrs["num_replicates"]),
-        reliable=attrs["evidence_reliable"] == "True",
-        warnings=tuple(warnings.split("\n")) if warnings else (),
-        num_evaluations=int(attrs.get("num_evaluations", 1)),
-    )
+    known = {field: attrs[_NAMES.get(field, field)] for field in Evidence._fields if _NAMES.get(field, field) in attrs}
+    fields = {field: _READERS.get(field, float)(value) for field, value in known.items()}
+    return Evidence(**{"draws_reliable": fields["reliable"]} | fields)
 
 
 def observed_in(data: Any) -> np.ndarray | None:

@@ -18,7 +18,6 @@ from numpyro_onestep.flow.network import StepNetwork
 
 __all__ = ["Consistency", "Loss", "PathGradient"]
 
-_EXACT_DIM = 16  # up to it scores without noise cost little
 _PULL = 0.3  # on draws without density, in the flow's own scores
 
 
@@ -80,7 +79,7 @@ class PathGradient:
         blocks = steps.blocks_of(network, self.num_steps)
         frozen = lax.stop_gradient(blocks)
         base_score = jax.vmap(lambda x: base_.score(base, x))
-        if base.dim > _EXACT_DIM:
+        if base.dim > scores.EXACT_DIM:
             y, score = scores.push_scores(frozen, random.fold_in(rng_key, 1), x0, base_score(x0))
         else:
             y, score, _ = jax.vmap(lambda x, r: steps.push_score(frozen, x, r))(x0, base_score(x0))

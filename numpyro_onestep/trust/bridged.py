@@ -43,6 +43,8 @@ def estimate_bridged(
     log_z, spread = log_mean_weight(each)
     weighings = [_weighings(c) for c in clouds]
     std_error = float(max(spread, np.sqrt(np.mean([error**2 for error, _ in weighings]) / len(clouds))))
+    ratios = np.concatenate([np.asarray(c.at.log_target - c.at.log_base, np.float64) for c in clouds])
+    std_error = float(np.hypot(std_error, checks.rounding(ratios)))
     num = sum(c.ancestors.size for c in clouds)
     upper = np.concatenate([np.asarray(c.upper, np.float64) for c in crossings])
     result = alone._replace(
@@ -56,7 +58,6 @@ def estimate_bridged(
         num_evaluations=max(crossing.num_evaluations for crossing in crossings),
         reliable=True,
     )
-    ratios = np.concatenate([np.asarray(c.at.log_target - c.at.log_base, np.float64) for c in clouds])
     failures = [*checks.undefined_failures(undefined), *_failures(crossings, result, upper)]
     if not np.all(np.isfinite(ratios)):
         failures.append("Some of the bridge's particles have no finite density: it over- or underflows there.")
@@ -69,7 +70,7 @@ def estimate_bridged(
         f"{alone.log_z:.3f} ± {alone.std_error:.3f} with {100 * alone.ess / alone.num_proposals:.2g} % of the draws "
         f"effective; this comes from a bridge of {result.num_evaluations} evaluations."
     )
-    return result._replace(reliable=not failures, warnings=(*failures, note, *notes))
+    return result._replace(reliable=not failures, draws_reliable=not failures, warnings=(*failures, note, *notes))
 
 
 def _weighings(clouds: Clouds) -> tuple[float, float]:

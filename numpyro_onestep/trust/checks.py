@@ -10,6 +10,7 @@ __all__ = [
     "MANY_MODES",
     "expected_ratio",
     "number_failures",
+    "rounding",
     "sandwich_failures",
     "tail_failures",
     "undefined_failures",
@@ -18,6 +19,7 @@ __all__ = [
 ]
 
 _TOLERANCE = 0.05  # nats of log Z
+_MAX_ROUNDING = 0.01  # nats
 _MAX_LOST = 0.01  # share of the proposals
 _MAX_EXCESS = 0.25  # nats of the upper bound over what the flow implies
 MANY_MODES = (
@@ -132,17 +134,22 @@ def weight_failures(e: Evidence, undefined: float, log_w: np.ndarray) -> list[st
     return failures + number_failures(e, log_w)
 
 
+def rounding(log_w: np.ndarray) -> float:
+    """The error, in nats, that the precision of the log weights brings; 0 where none is finite."""
+    finite = log_w[np.isfinite(log_w)]
+    heavy = finite[finite > np.max(finite, initial=-np.inf) - 20]  # those that count
+    return float(np.max(np.abs(heavy), initial=0.0)) * float(jnp.finfo(jnp.result_type(float)).eps)
+
+
 def number_failures(e: Evidence, log_w: np.ndarray) -> list[str]:
     """Whether the error of log Z is large, or that which the precision of its log weights brings."""
     failures = []
     if e.std_error > 0.2:
         failures.append(f"The standard error of log_z is {e.std_error:.2f} nats: draw more proposals or train longer.")
-    finite = log_w[np.isfinite(log_w)]
-    heavy = finite[finite > np.max(finite) - 20]  # those that count
-    rounding = float(np.max(np.abs(heavy))) * float(jnp.finfo(jnp.result_type(float)).eps)
-    if rounding > 0.01:
+    error = rounding(log_w)
+    if error > _MAX_ROUNDING:
         failures.append(
-            f"Log densities near {e.log_z:.3g} carry rounding errors of about {rounding:.2g} nats in this precision: "
+            f"Log densities near {e.log_z:.3g} carry rounding errors of about {error:.2g} nats in this precision: "
             "enable float64 (numpyro.enable_x64())."
         )
     return failures

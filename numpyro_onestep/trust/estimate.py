@@ -37,6 +37,7 @@ def estimate(
     tail_shape = pareto_k(log_w)
     if np.isfinite(std_error):
         std_error = float(np.hypot(std_error, unseen_error(log_w, tail_shape)))
+    std_error = float(np.hypot(std_error, checks.rounding(log_w)))
     if len(replicates) > 1:
         each = np.array([log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates])
         std_error = float(np.hypot(std_error, each.std(ddof=1) / np.sqrt(len(each))))
@@ -70,7 +71,7 @@ def estimate(
         failures, notes = [*failures, *misses, *tail_failures], [*tail_notes, *notes]
         if log_ratios is not None and len(ratios) == 0:
             notes.append("note: there is no upper bound of log Z: the tempering did not reach the target.")
-    return result._replace(reliable=not failures, warnings=(*failures, *notes))
+    return result._replace(reliable=not failures, draws_reliable=not failures, warnings=(*failures, *notes))
 
 
 def _elbo(log_w: np.ndarray) -> float:
@@ -89,4 +90,6 @@ def with_caveats(e: Evidence, caveats: Sequence[str]) -> Evidence:
     if not caveats:
         return e
     said = (*(f"The evidence is undefined: {caveat}" for caveat in caveats), *e.warnings)
+    if e.draws_reliable:
+        said += ("note: the draws do not depend on that, and have passed every check.",)
     return e._replace(log_z=float("nan"), std_error=float("nan"), reliable=False, warnings=said)

@@ -11,8 +11,8 @@ class Evidence(NamedTuple):
     Attributes:
         log_z: log of the mean weight of fresh proposals, or of a bridge's particles; nan where the evidence is
             undefined.
-        std_error: its standard error, with the spread between replicates and what larger weights than those seen, and a
-            heavy tail, may add.
+        std_error: its standard error, with the spread between replicates, what larger weights than those seen and a
+            heavy tail may add, and rounding.
         elbo: mean log weight of the proposals, the DF-ELBO, or of a bridge's clouds: a lower bound of log Z in
             expectation.
         eubo: the DF-EUBO, an upper bound of log Z in expectation, from posterior draws that do not come from the flow,
@@ -27,6 +27,8 @@ class Evidence(NamedTuple):
         reliable: whether every check passed.
         warnings: the checks that failed, in words, and notes on what the number means.
         num_evaluations: of the target for each proposal; 1 without a bridge or Hamiltonian steps.
+        draws_reliable: whether every check passed that is about the draws: also True where the model has no evidence,
+            as under improper priors, and nothing else is wrong.
     """
 
     log_z: float
@@ -41,3 +43,4 @@ class Evidence(NamedTuple):
     reliable: bool
     warnings: tuple[str, ...]
     num_evaluations: int = 1
+    draws_reliable: bool = True

@@ -60,6 +60,7 @@ def amounts_log_z():
     return log_z + np.log(share), ((1 - share) / share / len(total)) ** 0.5
 
 
+@pytest.mark.slow
 def test_an_edge_across_several_coordinates():
     sampler = OneStepSampler(OneStep(amounts, **TINY), num_warmup=300, num_samples=1000, progress_bar=False)
     sampler.run(random.key(0))
