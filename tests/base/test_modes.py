@@ -74,7 +74,7 @@ def climb_and_polish(case, starts):
 
     target = safe_log_density(log_density)
     # few iterations: a climb without end is to be seen before curvatures underflow
-    return modes.polish(target, modes.climb(target, starts, jnp.full_like(starts, 3.0))[0], max_iterations=20)
+    return modes.polish(target, modes.climb(target, starts, jnp.full_like(starts, 3.0))[0])
 
 
 @pytest.mark.parametrize(
