@@ -7,7 +7,7 @@ A flow is trained with the defaults, and 64 draws carried through it. Columns: d
 milliseconds with the Jacobian of each draw factorised (`steps.push_score`); the same with that of the mean alone
 (`scores.push_scores`); their ratio; the noise of the second, the median over draws of the length of its difference from
 the exact score, in percent of the median length of the difference between the flow's score and the target's; the same
-for the mean of 64 such scores, which falls eightfold where there is no bias. Times are medians of 20, on this machine.
+for the mean of 64 such scores, which would be an eighth of it but for what conjugate gradients leave. Times are medians of 20, on this machine.
 """
 
 import argparse

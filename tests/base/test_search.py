@@ -31,7 +31,7 @@ def cut_moments():
     return norm.logcdf(-0.5), -ratio, 1 + 0.5 * ratio - ratio**2
 
 
-@pytest.mark.parametrize("init_scale", [3.0, 0.1])
+@pytest.mark.parametrize("init_scale", [3.0, pytest.param(0.1, marks=pytest.mark.slow)])
 def test_a_density_that_ends_at_an_edge(init_scale):
     sampler = OneStepSampler(
         OneStep(cut, init_scale=init_scale, **TINY), num_warmup=200, num_samples=1000, progress_bar=False

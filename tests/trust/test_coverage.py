@@ -169,6 +169,7 @@ def test_the_sampler_trains_again_with_what_was_lost(getkey):
     assert float(jnp.mean(sampler.get_samples()[:, 0] > FAR / 2)) == pytest.approx(0.3, abs=0.05)
 
 
+@pytest.mark.slow
 def test_evidence_of_a_stock_run_names_what_was_lost(getkey):
     mcmc = MCMC(OneStep(potential_fn=potential_fn, **AUDITED), num_warmup=50, num_samples=10, progress_bar=False)
     mcmc.run(getkey(), init_params=jnp.zeros(DIM))
