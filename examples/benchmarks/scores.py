@@ -5,9 +5,10 @@
 
 A flow is trained with the defaults, and 64 draws carried through it. Columns: dimension; ridges of a block;
 milliseconds with the Jacobian of each draw factorised (`steps.push_score`); the same with that of the mean alone
-(`scores.push_scores`); their ratio; the noise of the second, the median over draws of the length of its difference from
-the exact score, in percent of the median length of the difference between the flow's score and the target's; the same
-for the mean of 64 such scores, which would be an eighth of it but for what conjugate gradients leave. Times are medians of 20, on this machine.
+(`scores.push_scores`); their ratio; the noise of the second, the median over draws of the length of its difference
+from the exact score, in percent of the median length of the difference between the flow's score and the target's; the
+same for the mean of 64 such scores, which would be an eighth of it but for what conjugate gradients leave. Times are
+medians of 20, on this machine.
 """
 
 import argparse

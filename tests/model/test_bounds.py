@@ -108,9 +108,7 @@ def test_only_bounds_that_move_are_computed_anew():
     assert not moves(fixed, unconstrained | more)
 
 
-@pytest.mark.parametrize(
-    "stock", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["OneStepSampler", "MCMC"]
-)
+@pytest.mark.parametrize("stock", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["OneStepSampler", "MCMC"])
 def test_draws_keep_to_bounds_that_move(stock):
     options = {"num_warmup": 60, "num_samples": 2000, "num_chains": 1, "progress_bar": False}
     sampler = (MCMC if stock else OneStepSampler)(OneStep(of(below), **TINY), **options)
