@@ -20,7 +20,19 @@ import numpy as np
 from jax import Array, random
 from jax.core import Tracer
 
-__all__ = ["fold_in", "full_precision", "in_transformation", "jit", "jit_once", "make_room", "split"]
+from numpyro_onestep import threads
+
+__all__ = [
+    "compile_ahead",
+    "fold_in",
+    "full_precision",
+    "in_transformation",
+    "jit",
+    "jit_once",
+    "make_room",
+    "shapes_of",
+    "split",
+]
 
 # the compiler's default level makes code no faster than level 1 here; level 0 compiles in half the time again, to code
 # four times slower
@@ -36,6 +48,7 @@ _MAPS, _MAX_MAPS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _functions: list[Any] = []
+_programs: dict[Callable[..., Any], Callable[..., Any]] = {}  # of each decorated function, its program for arguments
 _traces: list[None] = []  # one for each program compiled
 
 
@@ -71,14 +84,43 @@ def _compiled(function: _F, static_argnames: tuple[str, ...], once: bool) -> _F:
         _functions.append(jax.jit(counted, static_argnames=static_argnames, compiler_options=_known(wanted)))
         return _functions[-1]
 
+    def program(traced: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
+        fast_code = not once or any(getattr(value, "work", 0) > _MUCH_WORK for value in (*args, *kwargs.values()))
+        return compiled(jax.default_backend() == "cpu" and not traced, fast_code)
+
     @full_precision  # around the call: the precision that holds there is part of what JAX knows a program by
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        fast_code = not once or any(getattr(value, "work", 0) > _MUCH_WORK for value in (*args, *kwargs.values()))
-        on_cpu = jax.default_backend() == "cpu" and not in_transformation(args, kwargs)
-        return compiled(on_cpu, fast_code)(*args, **kwargs)
+        traced = in_transformation(args, kwargs)
+        if not traced:
+            threads.wait(call)
+        return program(traced, args, kwargs)(*args, **kwargs)
 
+    _programs[call] = program
     return call  # type: ignore[return-value]
+
+
+def compile_ahead(function: Callable[..., Any], arguments: Callable[[], tuple]) -> None:
+    """Compile a function of `jit` or `jit_once` in a second thread, for a call with these arguments.
+
+    Args:
+        function: as the decorator left it.
+        arguments: returns the arguments of the call to come, arrays or their shapes; called in that thread.
+    """
+    wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+
+    @full_precision
+    def work() -> None:
+        with jax.enable_x64(wide):  # a context of the first thread does not hold in the second
+            given = arguments()
+            _programs[function](False, given, {}).lower(*given).compile()
+
+    threads.begin(function, work)
+
+
+def shapes_of(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function of `jit` or `jit_once` would return, as shapes; traced once for this and for its compilation."""
+    return _programs[function](False, args, {}).eval_shape(*args)
 
 
 def _known(options: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from numpyro_onestep.iteration import iterate
 from numpyro_onestep.model.initialize import setup_model, setup_potential
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState, first_state
+from numpyro_onestep.threads import one_blas_thread
 from numpyro_onestep.training import fit
 from numpyro_onestep.training.evaluation import describe
 from numpyro_onestep.training.plan import Plan, finer_budgets, make_plan
@@ -208,6 +209,7 @@ class OneStep(MCMCKernel):
             self._setup = setup_model(rng_key, self._model, args, kwargs, **how)
         return self._setup
 
+    @one_blas_thread()
     @full_precision
     def init(
         self,

@@ -18,6 +18,7 @@ from numpyro_onestep.model.function import ModelFunction, same_leaves
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.sampling import bridges_of
 from numpyro_onestep.state import OneStepState, first_values, flows_of, trained_flows
+from numpyro_onestep.threads import one_blas_thread
 from numpyro_onestep.trust.audit import audit, describe
 from numpyro_onestep.trust.bridged import estimate_bridged
 from numpyro_onestep.trust.checks import MANY_MODES
@@ -85,6 +86,7 @@ def run_of(mcmc: MCMC, what: str) -> Run:
     return Run(kernel, setup, args, kwargs, state)
 
 
+@one_blas_thread()
 def evidence(
     mcmc: MCMC,
     rng_key: Array,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from jax import Array, random
 from numpyro.infer import MCMC
 from numpyro.util import is_prng_key
 
+from numpyro_onestep import sampling
 from numpyro_onestep import state as state_
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
@@ -22,6 +24,7 @@ from numpyro_onestep.results.samples import Draws
 from numpyro_onestep.run import evidence, run_of
 from numpyro_onestep.sampling import chains_of
 from numpyro_onestep.state import OneStepState
+from numpyro_onestep.threads import one_blas_thread
 from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.evidence import Evidence
 from numpyro_onestep.warmup import warmup
@@ -90,6 +93,7 @@ class OneStepSampler(MCMC):
         # the flow, arguments and model that were audited, and the audit
         self._audited: tuple[Any, Hashable, Audit | None] | None = None
 
+    @one_blas_thread()
     def run(  # type: ignore[override]
         self,
         rng_key: Array,
@@ -130,6 +134,7 @@ class OneStepSampler(MCMC):
             state_.check_dim(state_.trained_flows(state)[0].base, self.setup.center)  # type: ignore[arg-type]
             self._draw_chains(key_draw, state, extra_fields)
 
+    @one_blas_thread()
     def warmup(  # type: ignore[override]
         self,
         rng_key: Array,
@@ -163,6 +168,7 @@ class OneStepSampler(MCMC):
             self._evidence = result = evidence(self, key, audited=known, bridges=self._bridges)
         return result
 
+    @one_blas_thread()
     def draw(self, rng_key: Array, num_draws: int, num_steps: int | None = None) -> Draws:
         """Fresh, independent draws of the flow with their log weights: any number, any step budget.
 
@@ -232,6 +238,7 @@ class OneStepSampler(MCMC):
         before = earlier if warm_start and state_.trained_flows(earlier) else None  # without any it raises
         kernel, setup = self.sampler, self._look(split(rng_key)[0], init_params)
         target = setup.target(self._args, self._kwargs)
+        bridge = kernel.bridge if kernel.correction != "none" else "never"
         done = warmup(
             rng_key,
             target,
@@ -243,6 +250,7 @@ class OneStepSampler(MCMC):
             coverage_audit=kernel.coverage_audit,
             progress_bar=self.progress_bar,
             before=before,
+            expect=partial(sampling.expect, rng_key, bridge, self.num_chains * self.num_samples, kernel.num_steps),
         )
         keys = done.rng_key if self.num_chains == 1 else random.split(done.rng_key, self.num_chains)
         self.num_gradients = done.num_gradients

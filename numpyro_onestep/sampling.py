@@ -1,6 +1,6 @@
 """All that a run does after its warmup: proposals, a bridge where they are not enough, and corrected chains."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,15 +9,15 @@ from jax import Array, random
 from tqdm.auto import tqdm
 
 from numpyro_onestep.bridge.crossing import Crossing, cross, is_crossed, sweep
-from numpyro_onestep.compilation import split
-from numpyro_onestep.draws import chains
+from numpyro_onestep.compilation import compile_ahead, shapes_of, split
+from numpyro_onestep.draws import chains, proposal
 from numpyro_onestep.draws.chains import Chains
 from numpyro_onestep.draws.proposal import pool, want_bridge
 from numpyro_onestep.draws.weights import effective_sample_size
 from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.density import Flow
 
-__all__ = ["bridges_of", "chains_of"]
+__all__ = ["bridges_of", "chains_of", "expect"]
 
 _NUM_CLOUDS = 8  # in all
 _MIN_CLOUDS = 2  # of each flow
@@ -52,6 +52,32 @@ def _are_poor(bridge: str, log_weights: np.ndarray) -> bool:
 
 def _map_steps(flow: Flow, num_steps: int) -> int:
     return steps.own_steps(flow.network, num_steps)
+
+
+def expect(rng_key: Array, bridge: str, num_draws: int, num_steps: int, flow: Callable[[], Flow], share: float) -> None:
+    """Compile in a second thread what draws will need.
+
+    Args:
+        rng_key: any key.
+        bridge: as in `OneStep`.
+        num_draws: of the run.
+        num_steps: the budget.
+        flow: returns a flow, or the shapes of one.
+        share: of effective draws, as far as is known.
+    """
+    proposal.expect(flow, rng_key, num_draws, num_steps)
+    if not want_bridge(bridge, share, fine=True):
+        return
+    how = lambda: (flow(), rng_key, _map_steps(flow(), num_steps), _NUM_CLOUDS)  # noqa: E731
+    num_sweeps = lambda clouds: -(-num_draws // clouds.ancestors.size)  # noqa: E731
+
+    def arguments() -> tuple:
+        of, _, map_steps, _ = how()
+        clouds = shapes_of(cross, *how()).clouds
+        return of, rng_key, clouds, num_sweeps(clouds), map_steps
+
+    compile_ahead(cross, how)
+    compile_ahead(sweep, arguments)
 
 
 def chains_of(

@@ -1,5 +1,6 @@
 """All that a run does before its draws: base, training, audit, and once more where mass is missing."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +18,11 @@ from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import Target
 from numpyro_onestep.state import OneStepState, check_dim, trained_flows
+from numpyro_onestep.training import fit as training
 from numpyro_onestep.training.fit import fit, start
 from numpyro_onestep.training.plan import Plan
 from numpyro_onestep.training.state import TrainState, separate
+from numpyro_onestep.trust import coverage
 from numpyro_onestep.trust.audit import audit
 from numpyro_onestep.trust.coverage import Audit
 
@@ -57,6 +60,7 @@ def warmup(
     coverage_audit: bool,
     progress_bar: bool,
     before: OneStepState | None = None,
+    expect: Callable[[Callable[[], Flow], float], None] | None = None,
 ) -> Warmup:
     """Find the base, train, audit, and train once more from a base that holds what was missed.
 
@@ -76,6 +80,8 @@ def warmup(
         coverage_audit: whether to look for mass that the flow does not reach.
         progress_bar: whether to show progress.
         before: the state of an earlier run, for a warm start.
+        expect: is told of the flow to come, as soon as its shapes are known and again when it is trained, and of the
+            share of effective draws as far as that is known, 1 at first.
 
     Raises:
         ValueError: if `num_warmup` is 0, the density is finite at none of the starts, or `before` has another
@@ -88,8 +94,18 @@ def warmup(
         )
     _, key_base, key_first, key_audit, key_extend, key_train, key_again, _ = split(rng_key)
     spent: list[int] = []
+
+    def expect_flow(base: Base) -> None:
+        """Compile what comes after the search for a base of these shapes."""
+        problem = Problem(base, target)
+        network = training.expect(key_first, problem, plan, num_warmup)
+        if coverage_audit:
+            coverage.expect(target, key_audit, base, network, num_steps)
+        if expect is not None:
+            expect(lambda: Flow(network(), problem), 1.0)
+
     with tqdm(total=1, desc="base search", disable=not progress_bar) as bar:
-        base: Base = search.search(target, init_scale, key_base, center, spent)
+        base: Base = search.search(target, init_scale, key_base, center, spent, expect_flow)
         bar.update()
     networks = None
     if before is not None:
@@ -115,6 +131,9 @@ def warmup(
         return found
 
     trained = train(key_first, base, networks)
+    if expect is not None:
+        one = separate(trained)[0]
+        expect(lambda: Flow(one.best, Problem(base, target)), float(one.ess_fraction))
     key_left = fold_in(rng_key, 7)
     if not coverage_audit:
         return Warmup(base, trained, None, sum(spent), key_left)

@@ -4,7 +4,7 @@ The steps are affine invariant: seen from a component, a location of 1000 with a
 start must still be within some tens of its own scales of the mass; `modes` brings it there.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ __all__ = [
     "responsibilities",
     "sample",
     "score",
+    "shapes",
     "standardize",
 ]
 
@@ -81,6 +82,12 @@ def sample(q: Mixture, rng_key: Array, num_draws: int, inflate: float | Array = 
     k = random.categorical(random.fold_in(rng_key, 2), q.log_weights, shape=(num_draws,))
     eps = inflate * random.normal(rng_key, (num_draws, q.means.shape[1]), q.means.dtype)
     return q.means[k] + jnp.einsum("nij,nj->ni", q.scale_trils[k], eps)
+
+
+def shapes(num: int, dim: int, dtype: Any) -> Any:
+    """What `num` mixtures of one Gaussian each look like, stacked along a leading axis."""
+    leaf = lambda *shape: jax.ShapeDtypeStruct((num, 1, *shape), dtype)  # noqa: E731
+    return Mixture(leaf(), leaf(dim), leaf(dim, dim))
 
 
 def lower_factor(factors: Array) -> Array:

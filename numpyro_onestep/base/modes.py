@@ -4,14 +4,15 @@ Every step is a compiled program, which base search and audit share where shapes
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax, random
 
-from numpyro_onestep.compilation import jit_once
+from numpyro_onestep.compilation import in_transformation, jit_once
 from numpyro_onestep.model.target import COSTLY_DIM, HEAVY_WORK, LARGE_DIM, LogDensity
 
 __all__ = [
@@ -83,17 +84,14 @@ def ascend(target: LogDensity, starts: Array, spreads: Array) -> tuple[Array, Ar
     """
     optimizer = optax.adam(optax.cosine_decay_schedule(0.1 * spreads, NUM_ASCENTS, 0.01), b2=0.9)
 
-    def kept(best: Array, height: Array, first: Array, x: Array, value: Array) -> tuple[Array, Array, Array]:
-        value = value[:, None]
-        first = jnp.where(height > -jnp.inf, first, x)
-        return jnp.where(value > height, x, best), jnp.maximum(value, height), first
-
     def body(carry: tuple, _: None) -> tuple[tuple, None]:
         x, best, height, first, length, state = carry
         value, grad = jax.vmap(target.value_and_grad)(x)
-        best, height, first = kept(best, height, first, x, value)
+        value = value[:, None]
+        first = jnp.where(height > -jnp.inf, first, x)
+        best, height = jnp.where(value > height, x, best), jnp.maximum(value, height)
         updates, state = optimizer.update(-grad, state)
-        outside = value[:, None] == -jnp.inf
+        outside = value == -jnp.inf
         length = jnp.where(outside, 0.5 * length, jnp.minimum(1.0, 1.2 * length))
         back: Array = jnp.where(height > -jnp.inf, best, starts[0] + _DRAWN_IN * (x - starts[0]))  # type: ignore[assignment]
         moved = x + length * updates  # type: ignore[operator]
@@ -101,8 +99,8 @@ def ascend(target: LogDensity, starts: Array, spreads: Array) -> tuple[Array, Ar
 
     nowhere = jnp.full((len(starts), 1), -jnp.inf, starts.dtype)
     init = (starts, starts, nowhere, starts, jnp.ones_like(nowhere), optimizer.init(starts))
-    (x, best, height, first, _, _), _ = lax.scan(body, init, None, length=NUM_ASCENTS)
-    best, height, first = kept(best, height, first, x, jax.vmap(target.value)(x))
+    # the last step is not taken, and only looks at where the one before it has led
+    (_, best, height, first, _, _), _ = lax.scan(body, init, None, length=NUM_ASCENTS + 1)
     return best, height[:, 0], first
 
 
@@ -137,51 +135,76 @@ def num_polished(num_distinct: int, dim: int) -> int:
     return FEW_MODES if num_distinct < FEW_MODES or dim > LARGE_DIM else MAX_MODES
 
 
-def _newton(target: LogDensity, start: Array, max_iterations: int) -> tuple[Array, Array, Array]:
-    """Levenberg-Marquardt ascent from one start: the end point, whether it converged, and its iterations."""
+class _Peaks(NamedTuple):
+    """Where Newton's ascents ended, with the derivatives of log γ there, whether they converged, and their lengths."""
+
+    points: Array
+    log_density: Array
+    hessians: Array
+    converged: Array
+    num_iterations: Array
+
+
+def _newton(target: LogDensity, start: Array, max_iterations: int) -> _Peaks:
+    """Levenberg-Marquardt ascent from one start."""
     dim = start.shape[0]
     eye = jnp.eye(dim, dtype=start.dtype)
 
-    def body(carry: tuple) -> tuple:
-        x, value, damping, _, i = carry
-        _, grad = target.value_and_grad(x)
-        chol = jnp.linalg.cholesky(damping * eye - target.hessian(x))
+    def body(carry: tuple[_Peaks, Array, Array]) -> tuple[_Peaks, Array, Array]:
+        at, grad, damping = carry
+        chol = jnp.linalg.cholesky(damping * eye - at.hessians)
         step = jax.scipy.linalg.cho_solve((chol, True), grad)
-        new = target.value(x + step)
-        slack = 100 * jnp.finfo(x.dtype).eps * (1 + jnp.abs(value))
+        value, new_grad, hessian = target.derivatives(at.points + step)
+        slack = 100 * jnp.finfo(start.dtype).eps * (1 + jnp.abs(at.log_density))
         decrement = step @ grad
-        better = jnp.isfinite(decrement) & (new > value - slack)
-        done = better & (decrement < 1e-3 * dim + slack) & (damping < 1e-2)
-        shrunk = jnp.where(damping > 1e-8, damping * 0.1, 0.0)
+        better = jnp.isfinite(decrement) & (value > at.log_density - slack)
+        first = at.num_iterations == 0
+        done = better & ~first & (decrement < 1e-3 * dim + slack) & (damping < 1e-2)
+        shrunk = jnp.where(first, damping, jnp.where(damping > 1e-8, damping * 0.1, 0.0))
         grown = jnp.where(damping > 0, damping * 10, 1e-6)
-        x = jnp.where(better, x + step, x)
-        damping = jnp.where(better, shrunk, grown)  # type: ignore[arg-type]
-        return x, jnp.where(better, new, value), damping, done, i + 1
+        new = _Peaks(at.points + step, value, hessian, done, at.num_iterations)
+        new, new_grad = jax.tree.map(lambda a, b: jnp.where(better, a, b), (new, new_grad), (at, grad))
+        return new._replace(num_iterations=at.num_iterations + 1), new_grad, jnp.where(better, shrunk, grown)
 
-    def cond(carry: tuple) -> Array:
-        *_, done, i = carry
-        return ~done & (i < max_iterations)
+    def cond(carry: tuple[_Peaks, Array, Array]) -> Array:
+        return ~carry[0].converged & (carry[0].num_iterations <= max_iterations)
 
-    init = (start, target.value(start), jnp.asarray(1e-3, start.dtype), jnp.array(False), jnp.array(0))
-    x, _, _, done, num = lax.while_loop(cond, body, init)
-    return x, done, num
+    # the first step is none at all, and only looks at the start
+    nowhere = jnp.array(-jnp.inf, start.dtype)
+    at = _Peaks(start, nowhere, -eye, jnp.array(False), jnp.array(0))
+    return lax.while_loop(cond, body, (at, jnp.zeros_like(start), jnp.asarray(1e-3, start.dtype)))[0]
 
 
 @jit_once
+def _climb_on(target: LogDensity, starts: Array) -> _Peaks:
+    """Newton from every start; above `LARGE_DIM`, where no Hessians are taken, the starts as they are."""
+    num, dim = starts.shape
+    if dim > LARGE_DIM:
+        eye = jnp.broadcast_to(jnp.eye(dim, dtype=starts.dtype), (num, dim, dim))
+        value = jax.vmap(target.value)(starts)
+        return _Peaks(starts, value, -eye, jnp.zeros(num, bool), jnp.zeros(num, int))
+    return jax.vmap(lambda x: _newton(target, x, 20 if dim > COSTLY_DIM else 60))(starts)
+
+
 def polish(target: LogDensity, starts: Array) -> Modes:
     """Newton from every start, then the Laplace approximation at each distinct non-degenerate end point.
 
-    Above `LARGE_DIM` no Hessians are taken: the starts stay as they are, none of them valid.
+    Eight starts at a time, by one program for any number of them; the results are NumPy's. Under a JAX transformation
+    all at once. Above `LARGE_DIM` no Hessians are taken: the starts stay as they are, none of them valid.
     """
-    dim = starts.shape[1]
-    if dim > LARGE_DIM:
-        none = jnp.zeros(len(starts), bool)
-        eye = jnp.broadcast_to(jnp.eye(dim, dtype=starts.dtype), (len(starts), dim, dim))
-        return Modes(starts, jax.vmap(target.value)(starts), eye, none, none, jnp.array(len(starts)))
-    points, converged, num_iterations = jax.vmap(lambda x: _newton(target, x, 20 if dim > COSTLY_DIM else 60))(starts)
-    log_density = jax.vmap(target.value)(points)
-    precision = -jax.vmap(target.hessian)(points)
-    chol: Array = jnp.linalg.cholesky(precision)
+    if in_transformation(starts):
+        return _laplace(_climb_on(target, starts))
+    starts: Any = np.asarray(starts)
+    parts = [_climb_on(target, starts[i : i + FEW_MODES]) for i in range(0, len(starts), FEW_MODES)]
+    peaks = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return jax.tree.map(np.asarray, _laplace(peaks))
+
+
+@jit_once
+def _laplace(peaks: _Peaks) -> Modes:
+    points, log_density, hessians, converged, num_iterations = peaks
+    dim = points.shape[1]
+    chol: Array = jnp.linalg.cholesky(-hessians)
     ok = converged & jnp.all(jnp.isfinite(chol), axis=(1, 2)) & jnp.isfinite(log_density)
     chol = jnp.where(ok[:, None, None], chol, jnp.eye(dim, dtype=chol.dtype))
     log_mass = log_density - jnp.sum(jnp.log(jnp.diagonal(chol, axis1=1, axis2=2)), axis=1)
@@ -195,5 +218,5 @@ def polish(target: LogDensity, starts: Array) -> Modes:
     distinct, _ = lax.scan(keep, jnp.zeros(len(points), bool), jnp.argsort(-jnp.where(ok, log_density, -jnp.inf)))
     inverse = jax.vmap(lambda c: jax.scipy.linalg.solve_triangular(c, jnp.eye(dim, dtype=c.dtype), lower=True))(chol)
     scale_trils = jnp.linalg.cholesky(jnp.einsum("mji,mjk->mik", inverse, inverse))
-    num_gradients = (2 + dim) * jnp.sum(num_iterations) + (1 + dim) * len(points)
+    num_gradients = (1 + dim) * jnp.sum(num_iterations) + jnp.sum(num_iterations == 0)
     return Modes(points, log_density, scale_trils, distinct, distinct & heavy, num_gradients)

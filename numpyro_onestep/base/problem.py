@@ -10,7 +10,7 @@ from jax.scipy.special import logsumexp
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.distribution import Base
-from numpyro_onestep.model.target import LogDensity, Target
+from numpyro_onestep.model.target import LogDensity, Target, derivatives
 
 __all__ = ["Problem", "WhitenedTarget", "effective_share", "held_out", "log_affinity"]
 
@@ -34,9 +34,9 @@ class WhitenedTarget(NamedTuple):
         log_det, log_det_grad = jax.value_and_grad(lambda u: base_.whitening_log_det(self.base, u))(u)
         return density + log_det, pull_back(grad)[0] + log_det_grad
 
-    def hessian(self, u: Array) -> Array:
-        """The derivative of that gradient."""
-        return jax.jacfwd(lambda u: self.value_and_grad(u)[1])(u)
+    def derivatives(self, u: Array) -> tuple[Array, Array, Array]:
+        """The log density at one point, its gradient and its Hessian."""
+        return derivatives(self, u)
 
 
 class Problem(NamedTuple):

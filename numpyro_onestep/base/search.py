@@ -6,13 +6,14 @@ modes than that, one broad Gaussian over all of them, from which training anneal
 where the target's call for them. Above `LARGE_DIM`, where no Hessian tells modes apart, it is always one Gaussian.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, random
+from jax import Array, lax, random
 from jax.core import Tracer
 
 from numpyro_onestep.base import conditional_scale, mixture_vi, modes
@@ -21,7 +22,7 @@ from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.modes import FEW_MODES, MAX_MODES, MORE_STARTS, NUM_ASCENTS, Modes
 from numpyro_onestep.base.problem import log_affinity
 from numpyro_onestep.base.tails import cap, fit_tails, num_tail_draws
-from numpyro_onestep.compilation import jit, jit_once, split
+from numpyro_onestep.compilation import compile_ahead, in_transformation, jit, jit_once, split
 from numpyro_onestep.model.target import LARGE_DIM, Target
 
 __all__ = ["extend", "search"]
@@ -32,8 +33,17 @@ _NUM_REFINED = 120  # iterations of the last fit
 _GOOD_SHARE = 0.85  # of effective draws of the base, above which conditional scales are not tried
 
 
-def search(target: Target, init_scale: float, rng_key: Array, center: Array, spent: list[int] | None = None) -> Base:
+def search(
+    target: Target,
+    init_scale: float,
+    rng_key: Array,
+    center: Array,
+    spent: list[int] | None = None,
+    expect: Callable[[Base], None] | None = None,
+) -> Base:
     """The base for `target`, from starts spread by `init_scale` around `center`.
+
+    As soon as it is likely to be a single Gaussian, `expect` is called with the shapes of such a base.
 
     What it costs in target gradients is appended to `spent`; a plain evaluation counts as one.
 
@@ -49,6 +59,8 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array, spe
     spreads: Any = np.full((modes.num_starts(target.work), len(center)), init_scale, center.dtype)
     radius = 0.1 * dim**0.5
     starts = modes.disperse(key_ascend, center, spreads)
+    if not in_transformation(key_ascend, center):
+        _expect_fits(target, key_one, center)
     # as raw starts of the fits those points count that have a density
     ends, log_density, starts = modes.ascend(target, starts, spreads)
     picked, num_distinct = modes.select(ends, log_density, radius, MAX_MODES)
@@ -56,7 +68,7 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array, spe
         found = modes.polish(target, ends[picked[:FEW_MODES]])
         return _search_traced(target, init_scale, key_one, key_many, found, starts)
     climbing = len(spreads) * (NUM_ASCENTS + 1)
-    found = _polished(target, ends, picked, FEW_MODES) if int(num_distinct) > 0 else None
+    found = modes.polish(target, _rows(ends, picked[:FEW_MODES])) if int(num_distinct) > 0 else None
     spent.append(climbing + (0 if found is None else int(found.num_gradients)))
     if found is None or np.sum(found.valid) > 1:  # no mode seen yet, or more than one: many more starts
         more = [modes.climb(target, modes.disperse(k, center, spreads), spreads) for k in split(key_many)[:MORE_STARTS]]
@@ -68,8 +80,10 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array, spe
                 " around the initial point). Check the model or potential for nan, or set `init_strategy`/`init_params`"
                 " to a valid point and a smaller `init_scale`."
             )
-        found = _polished(target, ends, picked, modes.num_polished(int(num_distinct), dim))
+        found = modes.polish(target, _rows(ends, picked[: modes.num_polished(int(num_distinct), dim)]))
         spent.append(MORE_STARTS * climbing + int(found.num_gradients))
+    if expect is not None and int(np.sum(found.valid)) <= 1:
+        expect(_expect_single(target, key_tails, center))
     # the starts ended in more places than are looked at, and most of those are modes: there are many more
     if int(num_distinct) == MAX_MODES and int(np.sum(found.distinct)) > MAX_MODES // 2:
         spent.append(dim * _NUM_HESSIANS)
@@ -93,14 +107,31 @@ def search(target: Target, init_scale: float, rng_key: Array, center: Array, spe
     return cap(base)
 
 
+def _expect_fits(target: Target, rng_key: Array, center: Array) -> None:
+    """Compile the fits of a single Gaussian, which every search makes, while modes are looked for."""
+    num = mixture_vi.num_candidates(len(center), target.work)
+    candidates, elbos = mixture_vi.shapes(num, len(center), center.dtype), jax.ShapeDtypeStruct((num,), center.dtype)
+    compile_ahead(mixture_vi.fit_each, lambda: (target, rng_key, rng_key, candidates))
+    compile_ahead(_refine_best, lambda: (target, rng_key, candidates, elbos))
+
+
+def _expect_single(target: Target, rng_key: Array, center: Array) -> Base:
+    """Compile what comes after these fits; the shapes of a base of one Gaussian."""
+    single = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), mixture_vi.shapes(1, len(center), center.dtype)
+    )
+    base = jax.eval_shape(whiten, single)
+    compile_ahead(fit_tails, lambda: (target, rng_key, base))
+    return base
+
+
 def _refining(dim: int, num_components: int) -> int:
     """What `_refine` costs in target gradients."""
     return _NUM_REFINED * mixture_vi.num_draws(dim) * num_components + 512
 
 
-def _polished(target: Target, points: Array, picked: Array, num: int) -> Modes:
-    at: Any = np.asarray(points)[np.asarray(picked)[:num]]
-    return jax.tree.map(np.asarray, modes.polish(target, at))
+def _rows(points: Array, picked: Array) -> Any:
+    return np.asarray(points)[np.asarray(picked)]
 
 
 def _joined(parts: tuple[Array, ...]) -> Any:
@@ -173,7 +204,8 @@ def _fit_scales(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array
     key_fit, key_score = random.split(rng_key)
     fitted, num = conditional_scale.fit(target, key_fit, base.whitening, least_influence=_MIN_INFLUENCE)
     other = base._replace(whitening=fitted, heavy_share=jnp.zeros_like(base.heavy_share))
-    old, new = (log_affinity(target, key_score, b) for b in (base, other))
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), base, other)
+    old, new = lax.map(lambda b: log_affinity(target, key_score, b), both)
     ruled = jnp.max(conditional_scale.influence(fitted)) > _MIN_INFLUENCE
     keep = ruled & (new - old > 0.01)
     return jax.tree.map(lambda a, b: jnp.where(keep, a, b), other, base), num
@@ -200,7 +232,7 @@ def _common_axes(target: Target, rng_key: Array, points: Array) -> Array:
     combination then make all of them diagonal. The axes stay as they are unless more than a hundredth of the Hessians'
     squared norm is off the diagonals, and the eigenvectors leave less than half of that there, and less than a tenth.
     """
-    hessians = jax.vmap(target.hessian)(points)
+    hessians = jax.vmap(target.derivatives)(points)[2]
     hessians = jnp.where(jnp.all(jnp.isfinite(hessians), axis=(1, 2), keepdims=True), hessians, 0.0)
     hessians = hessians / (jnp.linalg.norm(hessians, axis=(1, 2), keepdims=True) + 1e-30)
     combination = jnp.tensordot(random.normal(rng_key, (len(points),), points.dtype), hessians, axes=1)

@@ -1,6 +1,6 @@
 """Fresh draws of trained flows with their importance weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from jax import Array, lax, random
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.bridge import ladder
-from numpyro_onestep.compilation import jit, jit_once, split
+from numpyro_onestep.compilation import compile_ahead, jit, jit_once, split
 from numpyro_onestep.flow import density, folds, steps
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.model.function import ModelFunction
@@ -21,6 +21,7 @@ __all__ = [
     "ENOUGH_ESS",
     "Proposals",
     "angle_of",
+    "expect",
     "pool",
     "propose",
     "propose_once",
@@ -83,6 +84,19 @@ def propose(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, check
         own = steps.own_steps(trained.network, num_steps)
         drawn = drawn._replace(folded=folds.folded(trained, rng_key, num_chunks, size, own))
     return drawn if num_chunks * size == num_draws else first(drawn, num_draws)
+
+
+def expect(trained: Callable[[], Flow], rng_key: Array, num_draws: int, num_steps: int) -> None:
+    """Compile `propose` in a second thread, for a flow of these shapes."""
+    size = min(_CHUNK, num_draws)
+    how = -(-num_draws // size), size
+
+    def arguments() -> tuple:
+        flow = trained()
+        return flow, rng_key, *how, num_steps, jax.ShapeDtypeStruct((), flow.problem.base.whitening.shift.dtype)
+
+    compile_ahead(_propose, arguments)
+    compile_ahead(folds.folded, lambda: (flow := trained(), rng_key, *how, steps.own_steps(flow.network, num_steps)))
 
 
 @partial(jit, static_argnames=("num_chunks", "size", "num_steps"))

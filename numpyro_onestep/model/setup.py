@@ -127,7 +127,7 @@ class ModelSetup(NamedTuple):
 
 def _is_reverse_only(log_density: ModelFunction, center: Array) -> bool:
     try:
-        jax.eval_shape(Target.hessian, Target(log_density), center)
+        jax.eval_shape(Target.derivatives, Target(log_density), center)
     except TypeError as error:
         return "custom_vjp" in str(error)
     except Exception:

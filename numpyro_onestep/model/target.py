@@ -10,7 +10,7 @@ from jax import Array
 
 from numpyro_onestep.model.function import ModelFunction, plain
 
-__all__ = ["COSTLY_DIM", "HEAVY_WORK", "LARGE_DIM", "LogDensity", "Target", "safe_log_density"]
+__all__ = ["COSTLY_DIM", "HEAVY_WORK", "LARGE_DIM", "LogDensity", "Target", "derivatives", "safe_log_density"]
 
 HEAVY_WORK = 300_000  # numbers that an evaluation computes, from which every gradient is thought of twice
 COSTLY_DIM = 64  # above it a matrix of D×D numbers for each draw or start is thought of twice
@@ -32,8 +32,8 @@ class LogDensity(Protocol):
         """Log γ(x) and its gradient."""
         ...
 
-    def hessian(self, x: Array, /) -> Array:
-        """The derivative of that gradient."""
+    def derivatives(self, x: Array, /) -> tuple[Array, Array, Array]:
+        """Log γ(x), its gradient and its Hessian."""
         ...
 
 
@@ -63,10 +63,20 @@ class Target:
         ok = jnp.isfinite(v) & jnp.all(jnp.isfinite(g))
         return jnp.where(jnp.isfinite(v), v, -jnp.inf), jnp.where(ok, g, 0.0)
 
-    def hessian(self, x: Array) -> Array:
-        """The derivative of that gradient; by reverse mode too where forward mode is impossible, as with `odeint`."""
-        derivative = jax.jacrev if self.reverse_only else jax.jacfwd
-        return derivative(lambda x: self.value_and_grad(x)[1])(x)
+    def derivatives(self, x: Array) -> tuple[Array, Array, Array]:
+        """Log γ(x), its gradient and its Hessian; that by reverse mode too where forward mode fails, as in `odeint`."""
+        return derivatives(self, x, jax.jacrev if self.reverse_only else jax.jacfwd)
+
+
+def derivatives(density: LogDensity, x: Array, jacobian: Callable = jax.jacfwd) -> tuple[Array, Array, Array]:
+    """Value, gradient and Hessian of a density at one point, from one pass through its gradient."""
+
+    def grad(x: Array) -> tuple[Array, tuple[Array, Array]]:
+        value, grad = density.value_and_grad(x)
+        return grad, (value, grad)
+
+    hessian, (value, grad_there) = jacobian(grad, has_aux=True)(x)
+    return value, grad_there, hessian
 
 
 def safe_log_density(log_density: Callable[[Array], Array], forward_mode: bool = False) -> Target:

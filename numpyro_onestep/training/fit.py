@@ -3,6 +3,7 @@
 Several have a leading axis of flows in `TrainState`.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -13,14 +14,14 @@ from numpyro.util import is_prng_key
 from tqdm.auto import tqdm
 
 from numpyro_onestep.base.problem import Problem
-from numpyro_onestep.compilation import jit, jit_once
+from numpyro_onestep.compilation import compile_ahead, jit, jit_once, shapes_of
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.training import loop
 from numpyro_onestep.training.evaluation import describe
 from numpyro_onestep.training.plan import Plan
 from numpyro_onestep.training.state import TrainState
 
-__all__ = ["advance", "fit", "resume", "start"]
+__all__ = ["advance", "expect", "fit", "resume", "start"]
 
 _NUM_BLOCKS = 20  # progress updates of one training; the host reads the state only between them
 
@@ -29,6 +30,17 @@ def start(rng_key: Array, problem: Problem, plan: Plan, num_iterations: int) -> 
     """The untrained flow on the problem's base, or as many as the plan has replicates."""
     keys = random.split(rng_key, plan.num_replicates) if plan.num_replicates > 1 else rng_key
     return _init(keys, problem, plan, num_iterations)
+
+
+def expect(rng_key: Array, problem: Problem, plan: Plan, num_iterations: int) -> Callable[[], StepNetwork]:
+    """Compile `start` and `fit` in a second thread for a problem of these shapes; returns what tells a network's."""
+    keys = random.split(rng_key, plan.num_replicates) if plan.num_replicates > 1 else rng_key
+    start = keys, problem, plan, num_iterations
+    state = lambda: shapes_of(_init, *start)  # noqa: E731
+    compile_ahead(_init, lambda: start)
+    compile_ahead(advance, lambda: (state(), problem, plan, _block(num_iterations)))
+    drop = int(plan.num_replicates > 1)
+    return lambda: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[drop:], leaf.dtype), state().best)
 
 
 def fit(
@@ -41,13 +53,16 @@ def fit(
     if before is not None:
         trained = resume(trained, before, problem, plan)
     num_iterations = int(np.ravel(trained.num_iterations)[0])
-    block = -(-num_iterations // _NUM_BLOCKS)
     with tqdm(total=num_iterations, desc="training", disable=not progress_bar) as bar:
         while not np.all(np.asarray(trained.done) | (np.asarray(trained.iteration) >= num_iterations)):
-            trained = advance(trained, problem, plan, block)
+            trained = advance(trained, problem, plan, _block(num_iterations))
             bar.set_postfix_str(describe(trained), refresh=False)
             bar.update(int(np.max(np.asarray(trained.iteration))) - bar.n)
     return trained
+
+
+def _block(num_iterations: int) -> int:
+    return -(-num_iterations // _NUM_BLOCKS)
 
 
 @partial(jit, static_argnames=("plan",))

@@ -11,6 +11,7 @@ Compilation is nearly all of the cost. So shapes are those of the base search, w
 is not heavy is left to NumPy.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,13 +28,15 @@ from numpyro_onestep.base.modes import MAX_MODES, NUM_ASCENTS, num_starts
 from numpyro_onestep.base.problem import WhitenedTarget
 from numpyro_onestep.bridge import clouds as clouds_
 from numpyro_onestep.bridge.hamiltonian import Path
-from numpyro_onestep.compilation import jit_once, split
+from numpyro_onestep.compilation import compile_ahead, jit_once, shapes_of, split
+from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.block import BlockParams
+from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import Target
 from numpyro_onestep.trust import regions as regions_
 from numpyro_onestep.trust.regions import UNCOVERED, values_and_gaps
 
-__all__ = ["Audit", "audit"]
+__all__ = ["Audit", "audit", "expect"]
 
 _SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, in coordinates' scales: most room is far out
 _NEGLIGIBLE = 0.003  # share of all mass
@@ -105,6 +108,15 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
     spent += polishing + fitting + regions_.NUM_CHUNKS * num
     share, shares = regions_.measure(target, key_measure, base, blocks, log_z, regions)
     return Audit(share, shares, regions, log_ratios, spent)
+
+
+def expect(target: Target, rng_key: Array, base: Base, network: Callable[[], StepNetwork], num_steps: int) -> None:
+    """Compile what an audit needs in a second thread, for a base and a network of these shapes."""
+    num = num_starts(target.work)
+    points = jax.ShapeDtypeStruct((num, base.dim), base.whitening.shift.dtype)
+    blocks = lambda: shapes_of(steps.compiled_blocks_of, network(), num_steps)  # noqa: E731
+    compile_ahead(_particles, lambda: (target, rng_key, base, num))
+    compile_ahead(values_and_gaps, lambda: (target, base, blocks(), points))
 
 
 @partial(jit_once, static_argnames=("num",))

@@ -40,7 +40,7 @@ def fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_u
     Proper modes come first, by their Laplace mass: the pole of a hierarchical density, higher than any of them, must
     not take their place.
     """
-    found = jax.tree.map(np.asarray, modes.polish(target, starts))
+    found = modes.polish(target, starts)
     usable = np.arange(len(starts)) < num_usable
     num = num_candidates(starts.shape[1], target.work)
     log_mass = found.log_density + np.log(np.diagonal(found.scale_trils, axis1=1, axis2=2)).sum(1)
