@@ -42,11 +42,11 @@ def iterate(
         bridge: as in `OneStep`.
     """
     num_warmup = jnp.ravel(trained.num_iterations)[0]
-    ladder_angle, local = state.ladder_angle, None
+    ladder_angle, local = state.ladder_angle, False
     if num_steps > finest:
         ladder_angle = _ladder_angle(state, trained, problem, num_steps)
     elif num_steps == 1 and bridge == "always" and correction != "none":
-        local = jnp.array(True)
+        local = True
     propose = partial(
         move,
         networks=trained.best,

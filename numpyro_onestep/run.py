@@ -21,7 +21,7 @@ from numpyro_onestep.state import OneStepState, first_values, flows_of, trained_
 from numpyro_onestep.threads import one_blas_thread
 from numpyro_onestep.trust.audit import audit, describe
 from numpyro_onestep.trust.bridged import estimate_bridged
-from numpyro_onestep.trust.checks import MANY_MODES
+from numpyro_onestep.trust.checks import MANY_MODES, MAX_LOST
 from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.estimate import estimate, with_caveats
 from numpyro_onestep.trust.evidence import Evidence
@@ -129,7 +129,9 @@ def evidence(
     if own < kernel.num_steps and log_ratios is not None:
         alone = [propose(f, key, share, own) for f, key in zip(flows, keys, strict=True)]
         of_map = np.concatenate([np.asarray(r.log_weights) for r in alone])
-    undefined = float(np.mean([undefined_share(f, r) for f, r in zip(flows, replicates, strict=True)]))
+    undefined = float(np.mean([~np.isfinite(np.asarray(r.log_weights)) for r in replicates]))
+    if undefined > MAX_LOST:  # else it is not worth a look
+        undefined = float(np.mean([undefined_share(f, r) for f, r in zip(flows, replicates, strict=True)]))
     result = estimate(replicates, notes, where(), log_ratios, of_map, kernel.num_steps, undefined)
     if bridges is None and (want_bridge(kernel.bridge, result.ess / result.num_proposals, result.reliable)):
         bridges = bridges_of(flows, random.fold_in(key_audit, 1), kernel.num_steps)

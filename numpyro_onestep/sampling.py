@@ -14,8 +14,8 @@ from numpyro_onestep.draws import chains, proposal
 from numpyro_onestep.draws.chains import Chains
 from numpyro_onestep.draws.proposal import pool, want_bridge
 from numpyro_onestep.draws.weights import effective_sample_size
-from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.density import Flow
+from numpyro_onestep.flow.steps import own_steps
 
 __all__ = ["bridges_of", "chains_of", "expect"]
 
@@ -37,7 +37,7 @@ def bridges_of(flows: Sequence[Flow], rng_key: Array, num_steps: int, progress_b
     crossings = []
     with tqdm(total=len(flows), desc="bridge", disable=not progress_bar) as bar:
         for flow, key in zip(flows, keys, strict=True):
-            crossings.append(jax.block_until_ready(cross(flow, key, _map_steps(flow, num_steps), num_clouds)))
+            crossings.append(jax.block_until_ready(cross(flow, key, own_steps(flow.network, num_steps), num_clouds)))
             bar.update()
     return crossings
 
@@ -48,10 +48,6 @@ def _are_poor(bridge: str, log_weights: np.ndarray) -> bool:
     A bridge has fewer particles than there are draws, so the shares of many modes are better kept without.
     """
     return want_bridge(bridge, effective_sample_size(log_weights) / len(log_weights), fine=True)
-
-
-def _map_steps(flow: Flow, num_steps: int) -> int:
-    return steps.own_steps(flow.network, num_steps)
 
 
 def expect(rng_key: Array, bridge: str, num_draws: int, num_steps: int, flow: Callable[[], Flow], share: float) -> None:
@@ -66,18 +62,17 @@ def expect(rng_key: Array, bridge: str, num_draws: int, num_steps: int, flow: Ca
         share: of effective draws, as far as is known.
     """
     proposal.expect(flow, rng_key, num_draws, num_steps)
-    if not want_bridge(bridge, share, fine=True):
-        return
-    how = lambda: (flow(), rng_key, _map_steps(flow(), num_steps), _NUM_CLOUDS)  # noqa: E731
-    num_sweeps = lambda clouds: -(-num_draws // clouds.ancestors.size)  # noqa: E731
 
-    def arguments() -> tuple:
-        of, _, map_steps, _ = how()
-        clouds = shapes_of(cross, *how()).clouds
-        return of, rng_key, clouds, num_sweeps(clouds), map_steps
+    def crossing() -> tuple:
+        return flow(), rng_key, own_steps(flow().network, num_steps), _NUM_CLOUDS
 
-    compile_ahead(cross, how)
-    compile_ahead(sweep, arguments)
+    def sweeping() -> tuple:
+        clouds = shapes_of(cross, *crossing()).clouds
+        return flow(), rng_key, clouds, -(-num_draws // clouds.ancestors.size), own_steps(flow().network, num_steps)
+
+    if want_bridge(bridge, share, fine=True):
+        compile_ahead(cross, crossing)
+        compile_ahead(sweep, sweeping)
 
 
 def chains_of(
@@ -116,7 +111,7 @@ def chains_of(
     num_sweeps = -(-num // sum(crossing.clouds.ancestors.size for crossing in crossings))
     keys = split(key_correct)[:1] if len(flows) == 1 else random.split(key_correct, len(flows))
     swept = [
-        sweep(flow, key, crossing.clouds, num_sweeps, _map_steps(flow, num_steps))
+        sweep(flow, key, crossing.clouds, num_sweeps, own_steps(flow.network, num_steps))
         for flow, key, crossing in zip(flows, keys, crossings, strict=True)
     ]
     angles = [crossing.clouds.log_angle for crossing in crossings]

@@ -25,8 +25,6 @@ class _Task(NamedTuple):
 _queue: list[_Task] = []
 _at_work: list[_Task] = []
 _thread = threading.Thread()
-_blas: list[threadpool_limits] = []  # one for each caller that is within `one_blas_thread`
-_blas_lock = threading.Lock()
 
 
 def begin(key: Hashable, work: Callable[[], object]) -> None:
@@ -75,16 +73,6 @@ def _work() -> bool:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS on one thread within; usable as a decorator, and by several threads at once."""
-    with _blas_lock:
-        if not _blas:
-            _blas.append(threadpool_limits(1, "blas"))
-        else:
-            _blas.append(_blas[0])
-    try:
+    """BLAS on one thread within; usable as a decorator."""
+    with threadpool_limits(limits=1, user_api="blas"):
         yield
-    finally:
-        with _blas_lock:
-            last = _blas.pop()
-            if not _blas:
-                last.restore_original_limits()

@@ -175,7 +175,7 @@ def test_local_moves_mix_where_proposals_are_refused(num_chains):
 def test_more_evaluations_in_stock_mcmc(num_replicates):
     options = {"num_steps": 8, "correction": "none", "num_replicates": num_replicates}
     kernel = OneStep(potential_fn=lambda z: -bananas(z), **TINY, **options)
-    mcmc = run(kernel, None, ("log_weight",), jnp.zeros(4), num_warmup=1, num_samples=1000)
+    mcmc = run(kernel, None, ("log_weight",), jnp.zeros(4), num_warmup=1, num_samples=400)
     eight = np.asarray(mcmc.get_extra_fields()["log_weight"], np.float64)
     flow = flows_of(mcmc.last_state, kernel.setup.target((), {}))[0]
     one = np.asarray(propose(flow, random.key(1), 1000, 1).log_weights, np.float64)

@@ -19,11 +19,11 @@ __all__ = [
     "NUM_SHORT",
     "Mixture",
     "elbo",
-    "elbo_within",
     "fit",
     "fit_each",
     "log_prob",
     "lower_factor",
+    "mean_within",
     "num_candidates",
     "num_draws",
     "responsibilities",
@@ -86,8 +86,8 @@ def sample(q: Mixture, rng_key: Array, num_draws: int, inflate: float | Array = 
 
 def shapes(num: int, dim: int, dtype: Any) -> Any:
     """What `num` mixtures of one Gaussian each look like, stacked along a leading axis."""
-    leaf = lambda *shape: jax.ShapeDtypeStruct((num, 1, *shape), dtype)  # noqa: E731
-    return Mixture(leaf(), leaf(dim), leaf(dim, dim))
+    shape: Any = jax.ShapeDtypeStruct
+    return Mixture(*(shape((num, 1, *rest), dtype) for rest in ((), (dim,), (dim, dim))))
 
 
 def lower_factor(factors: Array) -> Array:
@@ -147,25 +147,24 @@ def fit(
 
 
 def elbo(target: LogDensity, rng_key: Array, q: Mixture, num_draws: int = 512) -> Array:
-    """Monte Carlo ELBO of `q` in nats; −inf where a draw has no density."""
-    z = sample(q, rng_key, num_draws)
-    gaps = jax.vmap(lambda x: target.value(x) - log_prob(q, x))(z)
-    return jnp.where(jnp.any(jnp.isnan(gaps)), -jnp.inf, jnp.mean(gaps))
+    """Monte Carlo ELBO of `q`, in nats, restricted to where the target has a density (see `mean_within`).
 
-
-def elbo_within(target: LogDensity, rng_key: Array, q: Mixture, num_draws: int = 512) -> Array:
-    """Monte Carlo ELBO, in nats, of `q` restricted to where the target has a density: the draws elsewhere thrown away.
-
-    Since γ is zero elsewhere this is a bound of log Z too, E[log γ − log q | within] + log q(within), and the same as
-    `elbo` where every draw is within. Near a hard edge every Gaussian has draws beyond it, and an ELBO of −∞ tells a
-    good one from a bad one no longer. −inf where no draw has a density.
+    Near a hard edge every Gaussian has draws beyond it, and an ELBO of −∞ would tell a good one from a bad one no more.
     """
     z = sample(q, rng_key, num_draws)
     gaps = jax.vmap(lambda x: target.value(x) - log_prob(q, x))(z)
-    within = gaps > -jnp.inf
+    return mean_within(gaps, gaps > -jnp.inf)
+
+
+def mean_within(log_weights: Array, within: Array) -> Array:
+    """The ELBO of a density whose draws are thrown away where the target has none; −∞ where nothing is left.
+
+    Since γ is zero there this is a bound of log Z too, E[log w | within] + log q(within), and the plain mean where
+    every draw is within.
+    """
     num = jnp.sum(within)
-    mean = jnp.sum(jnp.where(within, gaps, 0.0)) / jnp.maximum(num, 1)
-    return jnp.where(num > 0, mean + jnp.log(num / num_draws), -jnp.inf)
+    mean = jnp.sum(jnp.where(within, log_weights, 0.0)) / jnp.maximum(num, 1)
+    return jnp.where(num > 0, mean + jnp.log(num / len(log_weights)), -jnp.inf)
 
 
 def num_candidates(dim: int, work: int) -> int:
@@ -180,10 +179,10 @@ def num_draws(dim: int) -> int:
 
 @jit_once
 def fit_each(target: LogDensity, key_fit: Array, key_elbo: Array, candidates: Mixture) -> tuple[Mixture, Array]:
-    """Short fits of mixtures stacked along a leading axis of length M, same noise for all, and `elbo_within`, (M,)."""
+    """Short fits of mixtures stacked along a leading axis of length M, same noise for all, and `elbo`, (M,)."""
 
     def one(q: Mixture) -> tuple[Mixture, Array]:
         q = fit(target, key_fit, q, num_iterations=NUM_SHORT, first_rate=1.0, last_rate=0.1)
-        return q, elbo_within(target, key_elbo, q)
+        return q, elbo(target, key_elbo, q)
 
     return jax.vmap(one)(candidates)

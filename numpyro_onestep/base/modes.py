@@ -194,8 +194,8 @@ def polish(target: LogDensity, starts: Array) -> Modes:
     """
     if in_transformation(starts):
         return _laplace(_climb_on(target, starts))
-    starts: Any = np.asarray(starts)
-    parts = [_climb_on(target, starts[i : i + FEW_MODES]) for i in range(0, len(starts), FEW_MODES)]
+    rows: Any = np.asarray(starts)
+    parts = [_climb_on(target, rows[i : i + FEW_MODES]) for i in range(0, len(rows), FEW_MODES)]
     peaks = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     return jax.tree.map(np.asarray, _laplace(peaks))
 

@@ -158,7 +158,7 @@ def extend(target: Target, rng_key: Array, base: Base, regions: Mixture, spent: 
 def _refine(target: Target, rng_key: Array, q: Mixture) -> tuple[Mixture, Array]:
     key_fit, key_elbo = random.split(rng_key)
     q = mixture_vi.fit(target, key_fit, q, num_iterations=_NUM_REFINED, first_rate=0.3, last_rate=0.02)
-    return q, mixture_vi.elbo_within(target, key_elbo, q)
+    return q, mixture_vi.elbo(target, key_elbo, q)
 
 
 def _fit_one(target: Target, init_scale: float, rng_key: Array, found: Modes, starts: Array) -> tuple[Mixture, Array]:

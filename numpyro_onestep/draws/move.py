@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax, random
+from jax import Array, random
 
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.bridge import hamiltonian
@@ -62,7 +62,7 @@ def move(
     angle: Array,
     correction: str,
     always: Array,
-    local: Array | None,
+    local: bool,
 ) -> Move:
     """A fresh proposal to a chain at a draw of `log_weight`, whether it moves there, and a local move if wanted.
 
@@ -79,7 +79,7 @@ def move(
         angle: of the Hamiltonian steps of such a budget, or of each flow's.
         correction: as in `OneStep`.
         always: take every proposal that has a density, as while training goes on; then the local moves' angle adapts.
-        local: whether to make a local move: one of Hamiltonian Monte Carlo on the base's coordinates. None for never.
+        local: whether to make a local move: one of Hamiltonian Monte Carlo on the base's coordinates.
     """
     rng_key, key_draw, key_pick, key_accept, key_flow = random.split(rng_key, 5)
     which = jnp.zeros_like(flow)
@@ -108,15 +108,9 @@ def move(
         accept_prob,
         ~finite,
     )
-    if local is None:
+    if not local:
         return end
-    key_local = random.fold_in(key_draw, 1)
-
-    def around(_: Array, end: Move) -> Move:
-        trained = Flow(_one(networks, end.flow, several), problem)
-        return _move_locally(key_local, trained, end, always)
-
-    return lax.fori_loop(0, jnp.where(local, 1, 0), around, end)
+    return _move_locally(random.fold_in(key_draw, 1), Flow(_one(networks, end.flow, several), problem), end, always)
 
 
 def _one(networks: StepNetwork, which: Array, several: bool) -> StepNetwork:

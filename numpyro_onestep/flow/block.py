@@ -99,16 +99,21 @@ def _jacobian(p: BlockParams, parts: Parts) -> Array:
 
 
 class InverseJacobian(NamedTuple):
-    """J⁻¹ = diag(diagonal) + sign·FᵀF, and log|det J|: exact, from one Cholesky factor of the smaller side."""
+    """J⁻¹ = diag(base) + sign·FᵀF, and log|det J|: exact, from one Cholesky factor of the smaller side."""
 
-    diagonal: Array
+    base: Array
     factor: Array
     sign: float
     log_det: Array
 
     def solve(self, b: Array) -> Array:
         """J⁻¹b for `b` of shape (D,)."""
-        return self.diagonal * b + self.sign * (self.factor.T @ (self.factor @ b))
+        return self.base * b + self.sign * (self.factor.T @ (self.factor @ b))
+
+    @property
+    def diagonal(self) -> Array:
+        """The diagonal of J⁻¹, shape (D,)."""
+        return self.base + self.sign * jnp.sum(self.factor**2, axis=0)
 
 
 def _cholesky(p: BlockParams, parts: Parts) -> tuple[Array, Array, Array]:
@@ -151,9 +156,8 @@ def look(p: BlockParams, x: Array) -> tuple[Slopes, InverseJacobian]:
     """The derivatives at `x`, and J⁻¹, all in closed form: ∇log|det J| = Σ over alpha and g of tr(J⁻¹ ∂J)."""
     parts = parts_at(p, x)
     inv = factorize(p, parts)
-    inv_diag = inv.diagonal + inv.sign * jnp.sum(inv.factor**2, axis=0)
     inv_ridge = _inverse_quadratic(p, inv)
-    log_det_grad = inv_diag * parts.alpha_grad + p.directions.T @ (parts.g_grad * inv_ridge)
+    log_det_grad = inv.diagonal * parts.alpha_grad + p.directions.T @ (parts.g_grad * inv_ridge)
     return Slopes(parts.alpha, parts.g, inv.log_det, log_det_grad), inv
 
 
@@ -184,7 +188,7 @@ def _inverse_quadratic(p: BlockParams, inv: InverseJacobian) -> Array:
     if dim <= h:
         return _squares(p) @ (inv.factor.T @ inv.factor).ravel()
     projected = inv.factor @ p.directions.T
-    return (p.directions**2) @ inv.diagonal - jnp.sum(projected**2, axis=0)
+    return (p.directions**2) @ inv.base - jnp.sum(projected**2, axis=0)
 
 
 def inverse(p: BlockParams, y: Array, max_iterations: int = 60) -> Array:

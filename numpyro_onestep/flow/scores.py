@@ -79,7 +79,8 @@ def _push(p: BlockParams, rng_key: Array, x: Array, score: Array) -> tuple[Array
     parts = jax.vmap(lambda x: block.parts_at(p, x))(x)
     mean = _mean_of(p, parts)
     signs = random.rademacher(rng_key, x.shape, x.dtype)
-    pushed = jax.vmap(lambda parts, score, e: _pushed_score(p, mean, parts, score, e))(parts, score, signs)
+    gain = jax.vmap(lambda parts, e: log_det_grad(p, mean, parts, e))(parts, signs)
+    pushed = jax.vmap(lambda parts, b: _solve(p, mean, parts, b))(parts, score - gain)
     return jax.vmap(lambda x: block.apply(p, x))(x), pushed
 
 
@@ -88,12 +89,7 @@ def _mean_of(p: BlockParams, parts: Parts) -> Mean:
     inverse = block.factorize(p, parts)
     products = jax.vmap(inverse.solve)(p.directions)
     forms = products @ p.directions.T
-    diagonal = inverse.diagonal + inverse.sign * jnp.sum(inverse.factor**2, axis=0)
-    return Mean(parts, inverse, diagonal, jnp.diagonal(forms), forms**2, products**2)
-
-
-def _pushed_score(p: BlockParams, mean: Mean, parts: Parts, score: Array, e: Array) -> Array:
-    return _solve(p, mean, parts, score - log_det_grad(p, mean, parts, e))
+    return Mean(parts, inverse, inverse.diagonal, jnp.diagonal(forms), forms**2, products**2)
 
 
 def _solve(p: BlockParams, mean: Mean, parts: Parts, b: Array) -> Array:

@@ -20,8 +20,23 @@ from jax import Array
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
-__all__ = ["ModelFunction", "Same", "bind", "fingerprint", "owned", "plain", "retold", "same_leaves", "trace", "work"]
+__all__ = [
+    "ALL",
+    "NONE",
+    "REAL",
+    "ModelFunction",
+    "Same",
+    "bind",
+    "fingerprint",
+    "owned",
+    "plain",
+    "retold",
+    "same_leaves",
+    "trace",
+    "work",
+]
 
+ALL, REAL, NONE = "biuf", "f", ""  # kinds of arrays whose values a model need not see
 _BLUR = 1e-5  # of an array's spread: what rounding to float32 may cost before the array stays a constant
 _MAX_INTEGER = 1000  # beyond it the cube of an integer overflows 32 bits
 
@@ -93,7 +108,7 @@ def plain(function: Callable[[Array], Any], identity: Hashable = None) -> ModelF
 
 
 def bind(
-    identity: Hashable, function: Callable[[tuple, dict, Array], Any], args: tuple, kwargs: dict, traceable: bool
+    identity: Hashable, function: Callable[[tuple, dict, Array], Any], args: tuple, kwargs: dict, abstract: str = ALL
 ) -> ModelFunction:
     """`function(args, kwargs, x)` at the given arguments.
 
@@ -102,10 +117,10 @@ def bind(
         function: of the arguments and a point.
         args: positional arguments of the model.
         kwargs: keyword arguments of the model.
-        traceable: whether the model can do with arrays whose values it cannot see; otherwise they are constants.
+        abstract: kinds of arrays, as in `dtype.kind`, whose values the model need not see; others are constants.
     """
     leaves, treedef = jax.tree.flatten((args, kwargs))
-    moving = [traceable and _can_move(leaf) for leaf in leaves]
+    moving = [_can_move(leaf, abstract) for leaf in leaves]
     arrays = tuple(jnp.asarray(leaf) for leaf, moves in zip(leaves, moving, strict=True) if moves)
     constants = tuple(None if moves else _Constant(leaf) for leaf, moves in zip(leaves, moving, strict=True))
 
@@ -226,15 +241,15 @@ def _is_opaque(value: Any) -> bool:
     return isinstance(value, Tracer) or jnp.issubdtype(value.dtype, jax.dtypes.extended) or value.dtype == object
 
 
-def _can_move(leaf: Any) -> bool:
-    """Whether an argument is an array that JAX holds as it is, or nearly so.
+def _can_move(leaf: Any, kinds: str) -> bool:
+    """Whether an argument is an array of these kinds that JAX holds as it is, or nearly so.
 
     A model may work on NumPy's arrays of 64 bits before JAX sees them. A float64 array that float32 would blur, such as
     a time in seconds, must stay what it is, and so must int64 whose powers would overflow int32.
     """
-    if isinstance(leaf, jax.Array):
-        return True
-    if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "biuf":
+    if isinstance(leaf, jax.Array):  # complex numbers and keys are arrays as well
+        return kinds != NONE and getattr(leaf.dtype, "kind", REAL) not in set(ALL) - set(kinds)
+    if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in kinds:
         return False
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
     if dtype == leaf.dtype:

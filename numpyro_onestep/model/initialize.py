@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.model.bounds import bounds_move, replayed
-from numpyro_onestep.model.function import Same
+from numpyro_onestep.model.function import NONE, Same
 from numpyro_onestep.model.look import look
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.model.target import Target
@@ -68,7 +68,7 @@ def setup_model(
         observed=observed_values(trace),
         observations=observations(trace),
         identity=identity,
-        traceable=False,
+        abstract=NONE,
         forward_mode=forward_mode,
     )
     idle = _idle(setup, trace, names, model_args, model_kwargs) if fill_idle else {}
@@ -105,7 +105,7 @@ def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any, forw
         notes=(note,),
         observed=None,
         identity=(Same(potential_fn), _shapes(init_params)),
-        traceable=False,
+        abstract=NONE,
         forward_mode=forward_mode,
     )
     return setup.identified((), {})

@@ -22,7 +22,7 @@ from numpyro.util import is_prng_key
 
 from numpyro_onestep.compilation import in_transformation, jit_once
 from numpyro_onestep.model.bounds import replayed
-from numpyro_onestep.model.function import ModelFunction, Same, bind, fingerprint, retold, trace
+from numpyro_onestep.model.function import ALL, REAL, ModelFunction, Same, bind, fingerprint, retold, trace
 
 __all__ = ["Look", "look"]
 
@@ -74,11 +74,15 @@ def look(
         return by_numpyro(rng_key, args, kwargs, values)
 
     if is_prng_key(rng_key) and not in_transformation(rng_key, arguments):
-        try:
-            found = _by_one_program(within_a_trace, rng_key, arguments)
-        except Exception:  # a model that must see values, or is wrong: NumPyro's way below copes with it, or says so
-            found = None
-        if found is not None:
+        for kinds in (ALL, REAL):
+            try:
+                found = _by_one_program(within_a_trace, rng_key, arguments, kinds)
+            except (
+                Exception
+            ):  # a model that must see values, or is wrong: NumPyro's way below copes with it, or says so
+                continue
+            if found is None:
+                break
             return found
     info = by_numpyro(rng_key, *arguments)
     if any(site["type"] == "param" for site in info.model_trace.values()):
@@ -112,8 +116,11 @@ def _values_of(init_strategy: Any) -> dict[str, Any] | None:
     return None
 
 
-def _by_one_program(find: Callable[..., Any], rng_key: Array, arguments: tuple) -> Look | None:
-    """The same from one compiled program; None where that program cannot tell all or NumPyro has something to say."""
+def _by_one_program(find: Callable[..., Any], rng_key: Array, arguments: tuple, kinds: str) -> Look | None:
+    """The same from one compiled program; None where that program cannot tell all or NumPyro has something to say.
+
+    The model does not see the values of arrays of these `kinds`, as in `bind`.
+    """
     kept: list[Any] = []
 
     def outputs(arguments: tuple, _: dict, rng_key: Array) -> list[Any]:
@@ -138,7 +145,7 @@ def _by_one_program(find: Callable[..., Any], rng_key: Array, arguments: tuple) 
     values = None if arguments[-1] is None else jax.tree.map(jnp.asarray, arguments[-1])
     arguments = (*arguments[:-1], values)
     given = jax.tree.leaves(arguments)
-    function = bind(None, outputs, arguments, {}, traceable=True)
+    function = bind(None, outputs, arguments, {}, kinds)
     closed = trace(function, rng_key)
     told = fingerprint(closed)
     if not kept or isinstance(told, Same):

@@ -12,7 +12,7 @@ from jax.extend.core import ClosedJaxpr
 from jax.scipy.stats import norm
 
 from numpyro_onestep.compilation import full_precision
-from numpyro_onestep.model.function import ModelFunction, Same, bind, fingerprint, plain, trace, work
+from numpyro_onestep.model.function import ALL, NONE, REAL, ModelFunction, Same, bind, fingerprint, plain, trace, work
 from numpyro_onestep.model.target import Target
 
 __all__ = ["ModelSetup"]
@@ -32,7 +32,7 @@ class ModelSetup(NamedTuple):
         observed: all observed values, site after site; None where they are not known.
         observations: the same by site, masked ones included.
         identity: tells models whose functions do the same, given the same arguments, from others.
-        traceable: whether the model can do with arguments whose values it cannot see.
+        abstract: kinds of arrays among the arguments whose values the model need not see; see `function.bind`.
         reverse_only: whether it has functions with rules for reverse-mode differentiation alone.
         given: the positional and keyword arguments of the look; None where they were those of a transformation.
         work: about how many numbers one evaluation of the density computes.
@@ -50,7 +50,7 @@ class ModelSetup(NamedTuple):
     notes: tuple[str, ...]
     observed: np.ndarray | None
     identity: Hashable
-    traceable: bool
+    abstract: str
     reverse_only: bool = False
     given: tuple[tuple, dict[str, Any]] | None = None
     work: int = 0
@@ -64,11 +64,11 @@ class ModelSetup(NamedTuple):
 
     def log_density(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
         """Log γ on the flat unconstrained vector."""
-        return bind((self.identity, "log_density"), self._log_density, args, kwargs, self.traceable)
+        return bind((self.identity, "log_density"), self._log_density, args, kwargs, self.abstract)
 
     def constrain(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
         """Constrained values and deterministic sites of the flat unconstrained vector."""
-        return bind((self.identity, "constrain"), self._constrain, args, kwargs, self.traceable)
+        return bind((self.identity, "constrain"), self._constrain, args, kwargs, self.abstract)
 
     def unraveled(self) -> ModelFunction:
         """Unconstrained sites of the flat unconstrained vector, for compiled code."""
@@ -83,16 +83,17 @@ class ModelSetup(NamedTuple):
         return values if self.postprocess_gen is None else self.postprocess_gen(*args, **kwargs)(values)
 
     def identified(self, args: tuple, kwargs: dict[str, Any]) -> "ModelSetup":
-        """The same, with `traceable` found out and `identity` completed by tracing with abstract arrays."""
-        tried = self._replace(traceable=True)
-        try:
-            traces = tried._traces(args, kwargs)
-        except Exception:  # whatever a model raises where it must see values
-            tried = self._replace(traceable=False)
+        """The same, with `abstract` found out and `identity` completed by tracing with abstract arrays."""
+        tried, traces = self, None
+        for kinds in (ALL, REAL, NONE):
+            tried = self._replace(abstract=kinds)
             try:
                 traces = tried._traces(args, kwargs)
-            except Exception:  # it will say so where it is run
-                return tried._replace(identity=Same(object()))
+                break
+            except Exception:  # whatever a model raises where it must see values
+                pass
+        if traces is None:  # it will say so where it is run
+            return tried._replace(identity=Same(object()))
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs)))
         return tried._replace(
             identity=(self.identity, tuple(map(fingerprint, traces))),

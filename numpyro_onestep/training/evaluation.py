@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array, random
 from jax.scipy.special import logsumexp
 
+from numpyro_onestep.base.mixture_vi import mean_within
 from numpyro_onestep.base.problem import Problem, effective_share, held_out
 from numpyro_onestep.flow.density import log_weights
 from numpyro_onestep.training.plan import Plan, Stage
@@ -56,7 +57,7 @@ def judge(
     elbo = jnp.mean(jnp.where(folded, -jnp.inf, log_w))
     log_mean = logsumexp(jnp.where(folded, -jnp.inf, log_w)) - jnp.log(plan.num_held_out)
     bounded = jnp.where(folded, -jnp.inf, jnp.maximum(log_w, log_mean - _DEPTH))
-    lower = _mean_within(bounded, within) - jnp.std(bounded, where=within) / plan.num_held_out**0.5
+    lower = mean_within(bounded, within) - jnp.std(bounded, where=within) / plan.num_held_out**0.5
     better = counts & (lower > state.best_elbo)
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.average, state.best)
     stop = jnp.where(constant, CONSTANT, GOES_ON)
@@ -81,13 +82,6 @@ def judge(
         stop=jnp.where(state.done, state.stop, stop),
         done=state.done | (stop != GOES_ON),
     )
-
-
-def _mean_within(log_w: Array, within: Array) -> Array:
-    """The ELBO of a flow whose draws without density are thrown away; the mean of all where there are none."""
-    num = jnp.sum(within)
-    mean = jnp.sum(jnp.where(within, log_w, 0.0)) / jnp.maximum(num, 1)
-    return jnp.where(num > 0, mean + jnp.log(num / len(log_w)), -jnp.inf)
 
 
 def _tail_shape(log_w: Array) -> Array:

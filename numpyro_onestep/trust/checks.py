@@ -8,6 +8,7 @@ from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = [
     "MANY_MODES",
+    "MAX_LOST",
     "expected_ratio",
     "number_failures",
     "rounding",
@@ -20,7 +21,7 @@ __all__ = [
 
 _TOLERANCE = 0.05  # nats of log Z
 _MAX_ROUNDING = 0.01  # nats
-_MAX_LOST = 0.01  # share of the proposals
+MAX_LOST = 0.01  # share of the proposals
 _MAX_EXCESS = 0.25  # nats of the upper bound over what the flow implies
 MANY_MODES = (
     "note: the target has more than 63 modes, or as many places that look like one. The flow was trained from one "
@@ -96,7 +97,7 @@ def undefined_failures(undefined: float) -> list[str]:
         "mass is there is unknown. Write the model so that it is finite, or zero where it should be, or enable float64 "
         "(numpyro.enable_x64())."
     )
-    return [said] if undefined > _MAX_LOST else []
+    return [said] if undefined > MAX_LOST else []
 
 
 def vanishing_notes(vanishing: float) -> list[str]:
@@ -105,7 +106,7 @@ def vanishing_notes(vanishing: float) -> list[str]:
         f"note: {100 * vanishing:.1f} % of the proposals end where the density is zero, as beyond a hard edge. They "
         "have no weight; the others make up for it."
     )
-    return [said] if vanishing > _MAX_LOST else []
+    return [said] if vanishing > MAX_LOST else []
 
 
 def weight_failures(e: Evidence, undefined: float, log_w: np.ndarray) -> list[str]:

@@ -1,6 +1,5 @@
 """What NumPyro's language offers: each construct is a part of its own in one of a few models, with a known answer."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -8,12 +7,11 @@ import numpyro.distributions as dist
 import pytest
 from flax import linen, nnx
 from jax import random
-from jax.errors import JaxRuntimeError
-from kernels import KERNELS, both, check_moments, one_step, sampled
+from kernels import KERNELS, both, check_moments, sampled
 from numpyro import handlers
 from numpyro.contrib.control_flow import cond, scan
 from numpyro.contrib.module import flax_module, random_flax_module, random_nnx_module
-from numpyro.infer import NUTS, SVI, Predictive, Trace_ELBO
+from numpyro.infer import SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro.infer.reparam import (
     DiscreteCosineReparam,
@@ -213,18 +211,7 @@ def test_a_module_of_hundreds_of_weights():
     assert sampler.evidence.reliable
 
 
-FFT = pytest.mark.xfail(
-    jax.default_backend() == "cpu", raises=JaxRuntimeError, reason="XLA lays out the FFT wrongly", strict=True
-)
-
-
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        NUTS,
-        pytest.param(one_step, marks=FFT),
-    ],
-)
+@both
 def test_a_cosine_transform(kernel):
     def model():
         with handlers.reparam(config={"x": DiscreteCosineReparam(dim=-1)}):
