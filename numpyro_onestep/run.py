@@ -9,7 +9,7 @@ from numpyro.infer import MCMC
 
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
-from numpyro_onestep.draws.proposal import propose, undefined_share, want_bridge
+from numpyro_onestep.draws.proposal import NUM_PROPOSALS, propose, undefined_share, want_bridge
 from numpyro_onestep.draws.weights import log_mean_weight
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.steps import own_steps
@@ -27,8 +27,6 @@ from numpyro_onestep.trust.estimate import estimate, with_caveats
 from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = ["Run", "evidence", "run_of"]
-
-_NUM_PROPOSALS = 4096
 
 
 class Run(NamedTuple):
@@ -90,7 +88,7 @@ def run_of(mcmc: MCMC, what: str) -> Run:
 def evidence(
     mcmc: MCMC,
     rng_key: Array,
-    num_proposals: int = _NUM_PROPOSALS,
+    num_proposals: int = NUM_PROPOSALS,
     audited: Audit | None = None,
     bridges: Sequence[Crossing] | None = None,
 ) -> Evidence:

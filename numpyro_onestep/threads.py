@@ -6,6 +6,7 @@ The factorisations of small matrices that JAX hands to SciPy's BLAS are slower o
 wait for one another at full speed, and take the core from the thread that has work.
 """
 
+import os
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["begin", "one_blas_thread", "wait"]
+__all__ = ["begin", "num_cores", "one_blas_thread", "wait"]
 
 
 class _Task(NamedTuple):
@@ -28,12 +29,22 @@ _thread = threading.Thread()
 
 
 def begin(key: Hashable, work: Callable[[], object]) -> None:
-    """Do the work of `key` in the second thread, after what it has to do already; a failure ends it without a word."""
+    """Do the work of `key` in the second thread, after what it has to do already; a failure ends it without a word.
+
+    Where there is one core, nothing is done ahead.
+    """
     global _thread
+    if num_cores() == 1:
+        return
     _queue.append(_Task(key, work, threading.Event()))
     if not _thread.is_alive():
         _thread = threading.Thread(target=_work_off, name="numpyro-onestep compiler")
         _thread.start()
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def wait(key: Hashable) -> None:

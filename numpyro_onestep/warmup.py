@@ -28,6 +28,8 @@ from numpyro_onestep.trust.coverage import Audit
 
 __all__ = ["Warmup", "warmup"]
 
+_EARLY = 0.1  # share of the iterations after which the weights tell something of those at the end
+
 
 class Warmup(NamedTuple):
     """What warmup leaves.
@@ -116,7 +118,17 @@ def warmup(
 
     def train(key: Array, base: Base, networks: StepNetwork | None = None) -> TrainState:
         problem = Problem(base, target)
-        trained = fit(start(key, problem, plan, num_warmup), problem, plan, progress_bar, networks)
+        told = expect is None
+
+        def watch(trained: TrainState) -> None:
+            """Tell once how good the flow is, for what its draws will need."""
+            nonlocal told
+            state = separate(trained)[0]
+            if not told and (bool(state.done) or int(state.iteration) >= _EARLY * num_warmup):
+                told = True
+                expect(lambda: Flow(state.best, problem), float(state.ess_fraction))  # type: ignore[misc]
+
+        trained = fit(start(key, problem, plan, num_warmup), problem, plan, progress_bar, networks, watch)
         spent.append(int(np.sum(np.asarray(trained.num_gradients))))
         return trained
 
@@ -131,9 +143,6 @@ def warmup(
         return found
 
     trained = train(key_first, base, networks)
-    if expect is not None:
-        one = separate(trained)[0]
-        expect(lambda: Flow(one.best, Problem(base, target)), float(one.ess_fraction))
     key_left = fold_in(rng_key, 7)
     if not coverage_audit:
         return Warmup(base, trained, None, sum(spent), key_left)

@@ -16,6 +16,11 @@ from numpyro_onestep import OneStep, OneStepSampler, threads
 from numpyro_onestep.compilation import compile_ahead, jit, jit_once, shapes_of
 
 
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    monkeypatch.setattr(threads, "num_cores", lambda: 2)  # the suite's processes have one each
+
+
 @pytest.fixture
 def gate():
     """An event for which a first task waits, so that the next ones stay in the queue."""
@@ -64,6 +69,48 @@ def test_a_failure_is_silent(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.fixture
+def compiled():
+    """The names of the programs compiled from now on."""
+    names = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, fun_name=None, **rest: names.append(fun_name) if "backend_compile" in event else None
+    )
+    return names
+
+
+def test_nothing_is_done_ahead_on_one_core(monkeypatch):
+    monkeypatch.setattr(threads, "num_cores", lambda: 1)
+    threads.begin("never", lambda: pytest.fail("done on one core"))
+    assert not threads._queue
+    assert not threads._at_work
+
+
+def schools(error, effect):
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    tau = numpyro.sample("tau", dist.HalfNormal(5))
+    theta = numpyro.sample("theta", dist.Normal(mu, tau).expand([3]).to_event(1))
+    numpyro.sample("y", dist.Normal(theta, error).to_event(1), obs=effect)
+
+
+def test_a_run_compiles_the_same_programs_ahead_and_draws_the_same(compiled, monkeypatch):
+    def run():
+        jax.clear_caches()
+        compiled.clear()
+        kernel = OneStep(schools, width=8, num_blocks=1, batch_size=32, bridge="always")
+        sampler = OneStepSampler(kernel, num_warmup=20, num_samples=60, num_chains=2, progress_bar=False)
+        sampler.run(jax.random.key(0), np.array([15.0, 10.0, 16.0]), np.array([28.0, 8.0, -3.0]))
+        theta, log_z = sampler.get_samples()["theta"], sampler.evidence.log_z
+        return np.asarray(theta), log_z, sorted(name for name in compiled if name != "jit(<lambda>)")
+
+    ahead = run()
+    monkeypatch.setattr(threads, "num_cores", lambda: 1)
+    plain = run()
+    np.testing.assert_array_equal(ahead[0], plain[0])
+    assert ahead[1] == plain[1]
+    assert ahead[2] == plain[2]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_waits_for_nothing(gate):
     child = os.fork()
@@ -78,12 +125,7 @@ def test_a_fork_waits_for_nothing(gate):
 
 
 @pytest.mark.parametrize("decorator", [jit, jit_once])
-def test_what_is_compiled_ahead_is_not_compiled_again(decorator):
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, _, fun_name=None, **rest: compiled.append(fun_name) if "backend_compile" in event else None
-    )
-
+def test_what_is_compiled_ahead_is_not_compiled_again(decorator, compiled):
     @decorator
     def gram(x, y):
         return x @ x.T + y

@@ -19,6 +19,7 @@ from numpyro_onestep.model.function import ModelFunction
 __all__ = [
     "BRIDGES",
     "ENOUGH_ESS",
+    "NUM_PROPOSALS",
     "Proposals",
     "angle_of",
     "expect",
@@ -33,6 +34,7 @@ BRIDGES = ("auto", "always", "never")
 
 _CHUNK = 1024
 _MAX_LOOKED_AT = 512
+NUM_PROPOSALS = 4096  # of the evidence
 ENOUGH_ESS = 0.5  # share of effective draws from which on they need no bridge
 
 
@@ -77,8 +79,7 @@ def propose(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, check
     With `check_folds` the base draws of the first chunk are also carried there and back through the inverse; a draw is
     folded where a Jacobian is not positive definite or the way back misses it by more than 1e-3 (in units of the base).
     """
-    size = min(_CHUNK, num_draws)
-    num_chunks = -(-num_draws // size)
+    num_chunks, size = _chunks(num_draws)
     drawn = _propose(trained, rng_key, num_chunks, size, num_steps, angle_of(trained, num_steps))
     if check_folds:
         own = steps.own_steps(trained.network, num_steps)
@@ -87,16 +88,25 @@ def propose(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, check
 
 
 def expect(trained: Callable[[], Flow], rng_key: Array, num_draws: int, num_steps: int) -> None:
-    """Compile `propose` in a second thread, for a flow of these shapes."""
-    size = min(_CHUNK, num_draws)
-    how = -(-num_draws // size), size
+    """Compile `propose` in a second thread, for a flow of these shapes, and the fold check of the evidence."""
 
-    def arguments() -> tuple:
+    def proposing() -> tuple:
         flow = trained()
-        return flow, rng_key, *how, num_steps, jax.ShapeDtypeStruct((), flow.problem.base.whitening.shift.dtype)
+        angle = jax.ShapeDtypeStruct((), flow.problem.base.whitening.shift.dtype)
+        return flow, rng_key, *_chunks(num_draws), num_steps, angle
 
-    compile_ahead(_propose, arguments)
-    compile_ahead(folds.folded, lambda: (flow := trained(), rng_key, *how, steps.own_steps(flow.network, num_steps)))
+    def folding() -> tuple:
+        flow = trained()
+        return flow, rng_key, *_chunks(NUM_PROPOSALS), steps.own_steps(flow.network, num_steps)
+
+    compile_ahead(_propose, proposing)
+    compile_ahead(folds.folded, folding)
+
+
+def _chunks(num_draws: int) -> tuple[int, int]:
+    """Number of chunks, and their size."""
+    size = min(_CHUNK, num_draws)
+    return -(-num_draws // size), size
 
 
 @partial(jit, static_argnames=("num_chunks", "size", "num_steps"))

@@ -44,9 +44,14 @@ def expect(rng_key: Array, problem: Problem, plan: Plan, num_iterations: int) ->
 
 
 def fit(
-    trained: TrainState, problem: Problem, plan: Plan, progress_bar: bool, before: StepNetwork | None = None
+    trained: TrainState,
+    problem: Problem,
+    plan: Plan,
+    progress_bar: bool,
+    before: StepNetwork | None = None,
+    watch: Callable[[TrainState], None] | None = None,
 ) -> TrainState:
-    """All iterations of `trained`; the host only looks between blocks of them.
+    """All iterations of `trained`; the host only looks between blocks of them, and shows `watch` what it sees.
 
     With the networks `before` of a fit to other data they are trained on where they fit better than the base.
     """
@@ -58,6 +63,8 @@ def fit(
             trained = advance(trained, problem, plan, _block(num_iterations))
             bar.set_postfix_str(describe(trained), refresh=False)
             bar.update(int(np.max(np.asarray(trained.iteration))) - bar.n)
+            if watch is not None:
+                watch(trained)
     return trained
 
 

@@ -10,7 +10,7 @@ from jax import random
 from numpyro.infer import MCMC, Predictive
 from scipy import stats
 
-from numpyro_onestep import OneStep
+from numpyro_onestep import OneStep, OneStepSampler
 from numpyro_onestep.draws.proposal import Proposals, propose_once
 from numpyro_onestep.state import flows_of
 from numpyro_onestep.trust.estimate import estimate
@@ -107,3 +107,40 @@ def test_error_bars_of_log_z_cover_the_truth(model, log_z):
     assert np.median(std_error) > 1e-4  # well above rounding
     assert covered >= 0.88
     assert ratio <= 2
+
+
+COUNTS = np.array([0, 1, 2, 3, 5, 8] * 5)
+
+
+def many_rates():
+    rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0).expand([30]).to_event(1))
+    numpyro.sample("k", dist.Poisson(rate).to_event(1), obs=COUNTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "log_z"),
+    [
+        (coins, -np.log(5 * 10 * 15)),
+        (rates, np.log(1 / 4) + np.log(6 / 128)),
+        (many_rates, np.sum(np.log(COUNTS + 1) - (COUNTS + 2) * np.log(2))),
+    ],
+)
+def test_error_bars_of_bridges_cover_the_truth(model, log_z):
+    # hardly trained, so that the bridge has something to do
+    kernel = OneStep(model, bridge="always", **SMALL)
+    sampler = OneStepSampler(kernel, num_warmup=1, num_samples=50, num_chains=2, progress_bar=False)
+    results = []
+    for seed in range(NUM_SEEDS):
+        sampler.run(random.key(seed))
+        results.append(sampler.evidence)
+    error = np.array([e.log_z - log_z for e in results])
+    std_error = np.array([e.std_error for e in results])
+    covered = np.mean(np.abs(error) <= 2 * std_error)
+    ratio = np.median(std_error) / np.std(error)
+    sure = np.mean([e.reliable for e in results])
+    print(f"{model.__name__}: covered {covered:.2f}, median se {np.median(std_error):.5f}, {ratio:.2f} of the spread")
+    assert min(e.num_evaluations for e in results) > 10  # all are bridged
+    assert covered >= 0.88
+    assert ratio <= 2
+    assert sure >= 0.98
