@@ -97,8 +97,9 @@ def show(row: dict[str, Any]) -> None:
     print(
         f"{row['target']}, {row['dim']}-d, seed {row['seed']}: means {row['mean_off']:.2f} sd off, sds "
         f"{row['sd_low']:.2f} to {row['sd_high']:.2f}, bulk ESS {row['ess']:.0f}; NUTS: bulk ESS "
-        f"{row['nuts_ess']:.0f}, r_hat {row['nuts_r_hat']:.3f}, {row['divergences']} divergences; log Z {row['log_z']:.3f} ± {row['std_error']:.3f} "
-        f"(known {row['known']:.3f}), {row['evaluations']} evaluations, reliable {row['reliable']}",
+        f"{row['nuts_ess']:.0f}, r_hat {row['nuts_r_hat']:.3f}, {row['divergences']} divergences; log Z "
+        f"{row['log_z']:.3f} ± {row['std_error']:.3f} (known {row['known']:.3f}), {row['evaluations']} evaluations, "
+        f"reliable {row['reliable']}",
         flush=True,
     )
 
