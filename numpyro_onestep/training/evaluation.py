@@ -9,7 +9,7 @@ from jax import Array, random
 from jax.scipy.special import logsumexp
 
 from numpyro_onestep.base.mixture_vi import mean_within
-from numpyro_onestep.base.problem import Problem, effective_share, held_out
+from numpyro_onestep.base.problem import Problem, effective_share, held_out, tail_shape
 from numpyro_onestep.flow.density import log_weights
 from numpyro_onestep.training.plan import Plan, Stage
 from numpyro_onestep.training.state import TrainState
@@ -62,7 +62,7 @@ def judge(
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.average, state.best)
     stop = jnp.where(constant, CONSTANT, GOES_ON)
     if plan.in_rounds:
-        enough = (share * (1 - error) >= plan.target_ess) & (_tail_shape(log_w) <= _MAX_TAIL_SHAPE) & better
+        enough = (share * (1 - error) >= plan.target_ess) & (tail_shape(log_w) <= _MAX_TAIL_SHAPE) & better
         stop = jnp.where(enough & ~constant, ENOUGH, stop)
         gap, before = log_mean - elbo, log_mean - state.elbo
         dear = min(max(1.0, problem.base.dim / 50), 1.25)
@@ -82,20 +82,6 @@ def judge(
         stop=jnp.where(state.done, state.stop, stop),
         done=state.done | (stop != GOES_ON),
     )
-
-
-def _tail_shape(log_w: Array) -> Array:
-    """Shape k of the generalised Pareto tail of the weights by probability-weighted moments (Hosking and Wallis 1987).
-
-    Pareto k̂ as ArviZ computes it is near it below .8; this one can be compiled.
-    """
-    size = int(3 * len(log_w) ** 0.5)
-    w = jnp.sort(jnp.exp(log_w - jnp.max(log_w)))
-    excess = w[-size:] - w[-size - 1]
-    beyond = 1 - (jnp.arange(1, size + 1) - 0.35) / size
-    mean, weighted = jnp.mean(excess), jnp.mean(beyond * excess)
-    shape = 2 - mean / (mean - 2 * weighted)
-    return jnp.where(jnp.isfinite(shape), shape, -jnp.inf)  # of constant weights
 
 
 def describe(trained: TrainState) -> str:
