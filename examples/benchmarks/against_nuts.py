@@ -99,10 +99,10 @@ def show(row: dict[str, Any]) -> None:
     """Print a row."""
     print(
         f"{row['target']}, {row['dim']}-d, seed {row['seed']}: means {row['mean_off']:.2f} sd off, sds "
-        f"{row['sd_low']:.2f} to {row['sd_high']:.2f} (±{row['halves']:.2f}), bulk ESS {row['ess']:.0f}; NUTS: bulk ESS "
-        f"{row['nuts_ess']:.0f}, r_hat {row['nuts_r_hat']:.3f}, {row['divergences']} divergences; log Z "
-        f"{row['log_z']:.3f} ± {row['std_error']:.3f} (known {row['known']:.3f}), {row['evaluations']} evaluations, "
-        f"reliable {row['reliable']}",
+        f"{row['sd_low']:.2f} to {row['sd_high']:.2f} (±{row['halves']:.2f}), bulk ESS {row['ess']:.0f}; "
+        f"NUTS: bulk ESS {row['nuts_ess']:.0f}, r_hat {row['nuts_r_hat']:.3f}, {row['divergences']} divergences; "
+        f"log Z {row['log_z']:.3f} ± {row['std_error']:.3f} (known {row['known']:.3f}), {row['evaluations']} "
+        f"evaluations, reliable {row['reliable']}",
         flush=True,
     )
 

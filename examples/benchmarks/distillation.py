@@ -5,8 +5,8 @@
 
 From a default run of each target the averaged network is trained on for the same time in two ways: by the path gradient
 as before, and by maximum likelihood of the particles that a bridge brought to the target, 4096 of them, through the
-exact inverse of the map and with no further target gradients. Each with Adam at three learning rates, half a cosine down.
-Columns: one-step effective draws in percent of 16,384 before and after, and steps taken. `ONESTEP_DATA` names the
+exact inverse of the map and with no further target gradients. Each with Adam at three learning rates, half a cosine
+down. Columns: one-step effective draws in percent of 16,384 before and after, and steps taken. `ONESTEP_DATA` names the
 folder with the data of sonar.
 """
 
