@@ -12,7 +12,7 @@ from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.model.target import LogDensity, Target, derivatives
 
-__all__ = ["Problem", "WhitenedTarget", "effective_share", "held_out", "log_affinity", "tail_shape"]
+__all__ = ["Problem", "WhitenedTarget", "effective_share", "held_out", "log_affinity", "tail_of"]
 
 _CHUNK = 512  # held-out draws weighed at once
 
@@ -93,18 +93,19 @@ def effective_share(log_weights: Array, log_ratios: Array) -> tuple[Array, Array
     return jnp.where(known, share, 0.0), jnp.where(known, error, jnp.inf)  # type: ignore[return-value]
 
 
-def tail_shape(log_w: Array) -> Array:
-    """Shape k of the generalised Pareto tail of the weights by probability-weighted moments (Hosking and Wallis 1987).
+def tail_of(log_weights: Array) -> tuple[Array, Array]:
+    """The tail of the weights, their 3√N largest: its generalised Pareto shape k, and its share of all weight.
 
-    Pareto k̂ as ArviZ computes it is near it below .8; this one can be compiled.
+    The shape is by probability-weighted moments (Hosking and Wallis 1987): near Pareto k̂ as ArviZ computes it below .8,
+    and this one can be compiled; −inf for constant weights. The share counts the excess over the next largest weight.
     """
-    size = int(3 * len(log_w) ** 0.5)
-    w = jnp.sort(jnp.exp(log_w - jnp.max(log_w)))
+    size = int(3 * len(log_weights) ** 0.5)
+    w = jnp.sort(jnp.exp(log_weights - jnp.max(log_weights)))
     excess = w[-size:] - w[-size - 1]
     beyond = 1 - (jnp.arange(1, size + 1) - 0.35) / size
     mean, weighted = jnp.mean(excess), jnp.mean(beyond * excess)
     shape = 2 - mean / (mean - 2 * weighted)
-    return jnp.where(jnp.isfinite(shape), shape, -jnp.inf)  # of constant weights
+    return jnp.where(jnp.isfinite(shape), shape, -jnp.inf), jnp.sum(excess) / jnp.sum(w)
 
 
 def log_affinity(target: LogDensity, rng_key: Array, base: Base, num_draws: int = 512) -> Array:

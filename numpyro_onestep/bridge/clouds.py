@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax, random
 from jax.scipy.special import logsumexp
 
-from numpyro_onestep.base.problem import tail_shape
+from numpyro_onestep.base.problem import tail_of
 from numpyro_onestep.bridge import hamiltonian
 from numpyro_onestep.bridge.hamiltonian import NUM_LEAPFROG, Path, Point
 
@@ -26,7 +26,7 @@ _NUM_MOVES = 2  # in each round
 PER_ROUND = NUM_LEAPFROG * _NUM_MOVES  # gradients that each particle takes
 _MAX_ROUNDS = 60
 _FIRST_ESS = 0.6  # share of effective draws after the first weighing
-_FIRST_TAIL = 0.5  # their Pareto shape: where p0's tails are too light, moves reach further
+_LIGHT_SHAPE, _LIGHT_TAIL = 0.5, 0.02  # Pareto shape of a tail that is seen well enough, and nats that may be unseen
 _MAX_SHARE = 0.003  # of all weight that one particle may have: tails heavier than that are reached by moves
 _MIN_ESS = 0.9  # share of effective particles after each further one
 FIRST_ANGLE = 0.5  # of the moves, before their acceptance is known
@@ -92,7 +92,7 @@ def climb(path: Path, rng_key: Array, starts: Array, offsets: Array, num_particl
         log_weights=jnp.zeros((_MAX_ROUNDS, *shape), dtype),
         log_ratios=jnp.zeros((_MAX_ROUNDS, shape[0]), dtype),
     )
-    annealing, log_w = _rise(clouds, offsets, _FIRST_ESS, _FIRST_TAIL)
+    annealing, log_w = _rise(clouds, offsets, _FIRST_ESS, first=True)
     clouds = _resample(clouds, key_first, log_w, num_particles)
     clouds = clouds._replace(annealing=annealing, first_weights=log_w)
 
@@ -122,8 +122,12 @@ def climb(path: Path, rng_key: Array, starts: Array, offsets: Array, num_particl
     return lax.while_loop(cond, body, (clouds, jnp.array(0)))[0]
 
 
-def _rise(clouds: Clouds, offsets: Array, min_ess: float, max_tail: float = np.inf) -> tuple[Array, Array]:
-    """The next λ, and the particles' log weights there; their effective share is the mean over the clouds."""
+def _rise(clouds: Clouds, offsets: Array, min_ess: float, first: bool = False) -> tuple[Array, Array]:
+    """The next λ, and the particles' log weights there; their effective share is the mean over the clouds.
+
+    The first weights also have a light tail, or one that hides little: the mean of a generalised Pareto excess of shape
+    k is 1/(1 − k) times its scale. Where p0's tails are too light, moves at that λ reach further.
+    """
     ratio = clouds.at.log_target - clouds.at.log_base
     ratio = jnp.where(jnp.isfinite(ratio), ratio, -jnp.inf)
     left = 1 - clouds.annealing
@@ -135,8 +139,11 @@ def _rise(clouds: Clouds, offsets: Array, min_ess: float, max_tail: float = np.i
         log_w = weigh(step)
         share = jnp.exp(2 * logsumexp(log_w, axis=1) - logsumexp(2 * log_w, axis=1)) / ratio.shape[1]
         largest = jnp.exp(jnp.max(log_w) - logsumexp(log_w))
-        light = tail_shape(log_w.ravel()) <= max_tail if max_tail < np.inf else True
-        return (jnp.mean(share) > min_ess) & (largest < _MAX_SHARE + 3 / ratio.size) & light  # none holds for nan
+        fine = (jnp.mean(share) > min_ess) & (largest < _MAX_SHARE + 3 / ratio.size)  # neither holds for nan
+        if not first:
+            return fine
+        shape, held = tail_of(log_w.ravel())
+        return fine & ((shape <= _LIGHT_SHAPE) | (held <= _LIGHT_TAIL * (1 - shape)))
 
     def bisect(i: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds

@@ -9,7 +9,7 @@ from jax import Array, random
 from jax.scipy.special import logsumexp
 
 from numpyro_onestep.base.mixture_vi import mean_within
-from numpyro_onestep.base.problem import Problem, effective_share, held_out, tail_shape
+from numpyro_onestep.base.problem import Problem, effective_share, held_out, tail_of
 from numpyro_onestep.flow.density import log_weights
 from numpyro_onestep.training.plan import Plan, Stage
 from numpyro_onestep.training.state import TrainState
@@ -62,7 +62,7 @@ def judge(
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.average, state.best)
     stop = jnp.where(constant, CONSTANT, GOES_ON)
     if plan.in_rounds:
-        enough = (share * (1 - error) >= plan.target_ess) & (tail_shape(log_w) <= _MAX_TAIL_SHAPE) & better
+        enough = (share * (1 - error) >= plan.target_ess) & (tail_of(log_w)[0] <= _MAX_TAIL_SHAPE) & better
         stop = jnp.where(enough & ~constant, ENOUGH, stop)
         gap, before = log_mean - elbo, log_mean - state.elbo
         dear = min(max(1.0, problem.base.dim / 50), 1.25)

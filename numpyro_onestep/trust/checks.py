@@ -9,6 +9,7 @@ from numpyro_onestep.trust.evidence import Evidence
 __all__ = [
     "MANY_MODES",
     "MAX_LOST",
+    "TOLERANCE",
     "expected_ratio",
     "number_failures",
     "rounding",
@@ -19,7 +20,7 @@ __all__ = [
     "weight_failures",
 ]
 
-_TOLERANCE = 0.05  # nats of log Z
+TOLERANCE = 0.05  # nats of log Z
 _MAX_ROUNDING = 0.01  # nats
 MAX_LOST = 0.01  # share of the proposals
 _MAX_EXCESS = 0.25  # nats of the upper bound over what the flow implies
@@ -39,7 +40,7 @@ def tail_failures(e: Evidence, log_w: np.ndarray, bounded: bool) -> tuple[Eviden
     if not e.pareto_k > threshold:
         return e, [], []
     error = tail_error(log_w, e.pareto_k)
-    if error > _TOLERANCE or not bounded:
+    if error > TOLERANCE or not bounded:
         failure = (
             f"Pareto k {e.pareto_k:.2f} is above {threshold:.2f}: few draws carry the weight, so log_z and its error "
             "are not to be trusted. Train longer (num_warmup) or use more steps (num_steps)."

@@ -9,6 +9,7 @@ from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.bridge import clouds
 from numpyro_onestep.bridge.hamiltonian import Path
+from numpyro_onestep.draws.weights import pareto_k, tail_error
 from numpyro_onestep.model.target import safe_log_density
 
 NUM = 512
@@ -53,6 +54,35 @@ def test_a_region_without_density_is_left(getkey):
     assert annealing == 1
     assert np.all(u[:, 0] > 0)
     assert np.mean(u[:, 0]) == pytest.approx(np.sqrt(2 / np.pi), abs=0.15)
+
+
+def test_tails_lighter_than_the_targets_are_reached_by_moves(getkey):
+    # half a percent of the mass is out there, with a normal's e^−9 of it; one temperature would do by the other rules
+    def log_density(u):
+        near = -0.5 * jnp.sum(u**2) - jnp.log(2 * jnp.pi)
+        far = -0.5 * jnp.sum((u / 3) ** 2) - jnp.log(2 * jnp.pi * 9)
+        return jnp.logaddexp(jnp.log(0.97) + near, jnp.log(0.03) + far)
+
+    path = Path(safe_log_density(log_density), BASE)
+
+    @jax.jit
+    def climb(key):
+        key_start, key_temper = random.split(key)
+        starts = base_.sample(BASE, key_start, 8 * 1024).reshape(8, -1, 2)
+        return clouds.climb(path, key_temper, starts, jnp.zeros(starts.shape[:2]), 256, 2)
+
+    def at_once(key):
+        starts = base_.sample(BASE, key, 8 * 1024)
+        return np.asarray(jax.vmap(lambda u: log_density(u) - base_.log_prob(BASE, u))(starts))
+
+    there = climb(getkey())
+    assert float(there.annealing) == 1
+    first = np.ravel(there.first_weights)
+    assert tail_error(first, pareto_k(first)) < 0.05
+    alone = at_once(getkey())
+    assert tail_error(first, pareto_k(first)) < 0.5 * tail_error(alone, pareto_k(alone))
+    log_z = logsumexp(there.log_z) - np.log(8)
+    assert abs(float(log_z)) < 4 * float(jnp.std(there.log_z)) / np.sqrt(8)
 
 
 def test_says_where_it_did_not_arrive(getkey):

@@ -7,7 +7,7 @@ from jax.flatten_util import ravel_pytree
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.mixture_vi import Mixture
-from numpyro_onestep.base.problem import Problem
+from numpyro_onestep.base.problem import Problem, tail_of
 from numpyro_onestep.draws.weights import log_mean_weight
 from numpyro_onestep.flow import density, steps
 from numpyro_onestep.model.target import safe_log_density
@@ -242,5 +242,7 @@ def test_a_heavy_tail_of_the_weights_is_told(getkey):
     uniform = random.uniform(getkey(), (2048,))
     for shape in (0.2, 0.5, 0.8):
         log_w = jnp.log1p(1e-3 * (uniform**-shape - 1) / shape)
-        assert abs(float(evaluation._tail_shape(log_w)) - shape) < 0.25
-    assert float(evaluation._tail_shape(jnp.zeros(2048))) == -np.inf
+        found, share = tail_of(log_w)
+        assert abs(float(found) - shape) < 0.25
+        assert 0 < float(share) < 0.01
+    assert float(tail_of(jnp.zeros(2048))[0]) == -np.inf
