@@ -17,6 +17,7 @@ __all__ = ["estimate_bridged"]
 _MAX_GAP = 0.25  # nats between the way there and the way back
 _MIN_ANCESTORS = 0.1  # of the particles of a cloud
 _ENOUGH_REACHED = 0.5  # of the mass that the audit saw out of the flow's reach
+_SOME_REACHED, _LITTLE = 0.25, 0.02  # the same where what is left is no more than that share of all mass
 _MAX_DRIFT = 0.25  # nats
 
 
@@ -66,7 +67,9 @@ def estimate_bridged(
     elif np.isfinite(log_z):
         failures += checks.number_failures(result, ratios)
         if audited is not None:
-            failures += _audit_failures(audited, ratios, log_z, where)
+            missed, lack = _audit_failures(audited, ratios, log_z, where)
+            result = result._replace(std_error=float(np.hypot(std_error, lack)))
+            failures += missed
     note = (
         f"note: {alone.num_evaluations} evaluation{'s' * (alone.num_evaluations > 1)} a draw would give log_z "
         f"{alone.log_z:.3f} ± {alone.std_error:.3f} with {100 * alone.ess / alone.num_proposals:.2g} % of the draws "
@@ -114,15 +117,23 @@ def _drift(clouds: Clouds) -> tuple[float, float]:
     return float(np.mean(rises)), float(np.std(rises, ddof=1) / len(rises) ** 0.5)
 
 
-def _audit_failures(audited: Audit, ratios: np.ndarray, log_z: float, where: Callable[[], Sequence[str]]) -> list[str]:
-    """Mass that the audit saw and the bridge did not reach; that the flow alone does not reach it matters no more."""
+def _audit_failures(
+    audited: Audit, ratios: np.ndarray, log_z: float, where: Callable[[], Sequence[str]]
+) -> tuple[list[str], float]:
+    """Mass that the audit saw and the bridge did not reach, in words, or as an error in nats where it is little.
+
+    That the flow alone does not reach it matters no more.
+    """
     of_clouds = np.mean(ratios, axis=1)
     expected = float(np.mean(of_clouds)), float(np.std(of_clouds, ddof=1) / len(of_clouds) ** 0.5)
     known = audited.log_ratios[~np.isnan(audited.log_ratios)].astype(np.float64)
     failures = checks.sandwich_failures(expected, known[np.isfinite(known)], len(known))
     seen = audited.share if len(audited.missing) else float(np.sum(audited.shares[audited.doubtful]))
     reached = np.mean(ratios - log_z > UNCOVERED)
-    return failures if reached > _ENOUGH_REACHED * seen else [*where(), *failures]
+    left = max(seen - float(reached), 0.0)
+    if reached > _ENOUGH_REACHED * seen or (reached > _SOME_REACHED * seen and left <= _LITTLE):
+        return failures, left
+    return [*where(), *failures], 0.0
 
 
 def _failures(crossings: Sequence[Crossing], e: Evidence, upper: np.ndarray) -> list[str]:
