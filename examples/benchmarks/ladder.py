@@ -71,7 +71,9 @@ def bulk_ess(sampler: OneStepSampler) -> float:
     """The smallest of all elements of all sites."""
     import arviz as az
 
-    draws = {name: np.asarray(value) for name, value in sampler.get_samples(group_by_chain=True).items()}
+    samples: Any = sampler.get_samples(group_by_chain=True)
+    samples = samples if isinstance(samples, dict) else {"parameters": samples}
+    draws = {name: np.asarray(value) for name, value in samples.items()}
     return min(float(np.min(np.asarray(az.ess({name: value})[name]))) for name, value in draws.items())
 
 

@@ -98,3 +98,8 @@ def test_mass_beyond_the_flow_counts_only_where_the_bridge_does_not_reach_it(rng
     reached = there._replace(clouds=there.clouds._replace(at=point._replace(log_target=far)))
     found = estimate_bridged([reached], alone, 0.0, audit(0.02, around), where)
     assert "some mass is missing" not in found.warnings
+    # of more mass, a part that is large enough but for what is left
+    for share, is_told in ((0.045, False), (0.08, True)):
+        part = estimate_bridged([reached], alone, 0.0, audit(share, around), where)
+        assert ("some mass is missing" in part.warnings) == is_told
+        assert (part.std_error > found.std_error) == (not is_told)
