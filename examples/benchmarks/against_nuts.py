@@ -34,7 +34,6 @@ NAMES = (
     "item response",
     "horseshoe",
     "crossed effects",
-    "imputation",
     "brownian",
     "counts_400",
     "logistic_300",
