@@ -140,7 +140,8 @@ def test_error_bars_of_bridges_cover_the_truth(model, log_z):
     ratio = np.median(std_error) / np.std(error)
     sure = np.mean([e.reliable for e in results])
     print(f"{model.__name__}: covered {covered:.2f}, median se {np.median(std_error):.5f}, {ratio:.2f} of the spread")
+    print(f"{100 * sure:.0f} % reliable")
     assert min(e.num_evaluations for e in results) > 10  # all are bridged
     assert covered >= 0.88
     assert ratio <= 2
-    assert sure >= 0.98
+    assert sure >= 0.8  # hardly trained flows may be refused
