@@ -77,13 +77,11 @@ def look(
         for kinds in (ALL, REAL):
             try:
                 found = _by_one_program(within_a_trace, rng_key, arguments, kinds)
-            except (
-                Exception
-            ):  # a model that must see values, or is wrong: NumPyro's way below copes with it, or says so
+            except Exception:  # it must see more values, or is wrong: NumPyro's way below copes with it, or says so
                 continue
-            if found is None:
-                break
-            return found
+            if found is not None:
+                return found
+            break
     info = by_numpyro(rng_key, *arguments)
     if any(site["type"] == "param" for site in info.model_trace.values()):
         info = by_numpyro(random.key(0), *arguments)  # a parameter's random value is the same at every look

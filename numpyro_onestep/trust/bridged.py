@@ -44,7 +44,7 @@ def estimate_bridged(
     log_z, spread = log_mean_weight(each)
     weighings = [_weighings(c) for c in clouds]
     tail = max(k for _, k in weighings)
-    hidden, failures, tail_notes = _tails(crossings, tail)
+    hidden, failures, tail_notes = _tails(clouds, [k for _, k in weighings])
     std_error = float(max(spread, np.sqrt(np.mean([error**2 for error, _ in weighings]) / len(clouds))))
     ratios = np.concatenate([np.asarray(c.at.log_target - c.at.log_base, np.float64) for c in clouds])
     std_error = float(np.linalg.norm([std_error, hidden, checks.rounding(ratios)]))
@@ -94,12 +94,12 @@ def _weighings(clouds: Clouds) -> tuple[float, float]:
     return float(np.linalg.norm([*errors, unseen_error(first, tail)])), tail
 
 
-def _tails(crossings: Sequence[Crossing], k: float) -> tuple[float, list[str], list[str]]:
-    """What heavy tails of the first weights may hide, in nats of log Z, and in words if too much or little."""
-    firsts = [np.ravel(c.clouds.first_weights).astype(np.float64) for c in crossings]
+def _tails(clouds: Sequence[Clouds], shapes: Sequence[float]) -> tuple[float, list[str], list[str]]:
+    """What first weights of these tail shapes may hide, in nats of log Z, and in words if too much or little."""
+    firsts = [np.ravel(c.first_weights).astype(np.float64) for c in clouds]
     threshold = pareto_k_threshold(len(firsts[0]))
-    hidden = max(tail_error(w, shape) if (shape := pareto_k(w)) > threshold else 0.0 for w in firsts)
-    said = f"Pareto k {k:.2f} of the bridge's first weights is above {threshold:.2f}"
+    hidden = max(tail_error(w, k) if k > threshold else 0.0 for w, k in zip(firsts, shapes, strict=True))
+    said = f"Pareto k {max(shapes):.2f} of the bridge's first weights is above {threshold:.2f}"
     if hidden > checks.TOLERANCE:
         failure = (
             f"{said}: few draws carry the weight, so log_z and its error are not to be trusted. Train longer "
