@@ -42,6 +42,9 @@ _FAST_CODE = {
     "xla_backend_optimization_level": 1,
 }
 _FAST_COMPILATION = _FAST_CODE | {"xla_backend_optimization_level": 0}
+# to try kernels for each product of small matrices takes half of all compilation, gains nothing, and chooses by the
+# clock, so that the last digits differ from run to run
+_ON_GPU = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 _MUCH_WORK = 2000  # numbers that one evaluation of a log density computes, from which fast code pays even if run once
 _MAX_PROGRAMS = 100  # some five models' worth
 _MAPS, _MAX_MAPS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
@@ -71,7 +74,7 @@ def in_transformation(*values: Any) -> bool:
 
 
 def _compiled(function: _F, static_argnames: tuple[str, ...], once: bool) -> _F:
-    """`jax.jit`, with options on CPU; within another transformation, which has its own, it is plain."""
+    """`jax.jit`, with options on CPU and GPU; within another transformation, which has its own, it is plain."""
 
     @wraps(function)
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -79,14 +82,14 @@ def _compiled(function: _F, static_argnames: tuple[str, ...], once: bool) -> _F:
         return function(*args, **kwargs)
 
     @cache
-    def compiled(on_cpu: bool, fast_code: bool) -> Any:
-        wanted = (_FAST_CODE if fast_code else _FAST_COMPILATION) if on_cpu else {}
-        _functions.append(jax.jit(counted, static_argnames=static_argnames, compiler_options=_known(wanted)))
+    def compiled(backend: str, fast_code: bool) -> Any:
+        options = _known(_options(backend, fast_code))
+        _functions.append(jax.jit(counted, static_argnames=static_argnames, compiler_options=options))
         return _functions[-1]
 
     def program(traced: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
         fast_code = not once or any(getattr(value, "work", 0) > _MUCH_WORK for value in (*args, *kwargs.values()))
-        return compiled(jax.default_backend() == "cpu" and not traced, fast_code)
+        return compiled("" if traced else jax.default_backend(), fast_code)
 
     @full_precision  # around the call: the precision that holds there is part of what JAX knows a program by
     @wraps(function)
@@ -123,9 +126,16 @@ def shapes_of(function: Callable[..., Any], *args: Any) -> Any:
     return _programs[function](False, args, {}).eval_shape(*args)
 
 
+def _options(backend: str, fast_code: bool) -> dict[str, Any]:
+    """The compiler options for one of JAX's backends."""
+    if backend == "gpu":
+        return _ON_GPU
+    return (_FAST_CODE if fast_code else _FAST_COMPILATION) if backend == "cpu" else {}
+
+
 def _known(options: dict[str, Any]) -> dict[str, Any]:
     """Those that this jaxlib's compiler has; where it has all that are ever wanted one small program tells it."""
-    if not options or _are_known(tuple(_FAST_COMPILATION.items())):
+    if not options or _are_known(tuple((_FAST_COMPILATION | _ON_GPU).items())):
         return options
     return {name: value for name, value in options.items() if _are_known(((name, value),))}
 

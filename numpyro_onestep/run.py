@@ -122,7 +122,8 @@ def evidence(
     notes = run.setup.notes
     if any(bool(flow.problem.base.annealed) for flow in flows):
         notes += (MANY_MODES,)
-    log_ratios, of_map = None if audited is None else audited.log_ratios, None
+    log_ratios, families = (None, None) if audited is None else (audited.log_ratios, audited.families)
+    of_map = None
     own = own_steps(flows[0].network, kernel.num_steps)
     if own < kernel.num_steps and log_ratios is not None:
         alone = [propose(f, key, share, own) for f, key in zip(flows, keys, strict=True)]
@@ -130,7 +131,7 @@ def evidence(
     undefined = float(np.mean([~np.isfinite(np.asarray(r.log_weights)) for r in replicates]))
     if undefined > MAX_LOST:  # else it is not worth a look
         undefined = float(np.mean([undefined_share(f, r) for f, r in zip(flows, replicates, strict=True)]))
-    result = estimate(replicates, notes, where(), log_ratios, of_map, kernel.num_steps, undefined)
+    result = estimate(replicates, notes, where(), log_ratios, families, of_map, kernel.num_steps, undefined)
     if bridges is None and (want_bridge(kernel.bridge, result.ess / result.num_proposals, result.reliable)):
         bridges = bridges_of(flows, random.fold_in(key_audit, 1), kernel.num_steps)
     if bridges is not None:

@@ -27,8 +27,11 @@ def audit(rng_key: Array, flows: Sequence[Flow], num_steps: int, init_scale: flo
         blocks = steps.compiled_blocks_of(flow.network, num_steps)
         audits.append(coverage.audit(flow.problem.density, init_scale, key, flow.problem.base, blocks, known))
     worst = max(audits, key=lambda found: (len(found.missing) > 0, len(found.doubtful) > 0, found.share))
-    log_ratios, spent = np.concatenate([found.log_ratios for found in audits]), sum(f.num_gradients for f in audits)
-    return worst._replace(log_ratios=log_ratios, num_gradients=spent)
+    return worst._replace(
+        log_ratios=np.concatenate([found.log_ratios for found in audits]),
+        families=np.concatenate([len(f.families) * i + f.families for i, f in enumerate(audits)]),
+        num_gradients=sum(found.num_gradients for found in audits),
+    )
 
 
 def describe(found: Audit, constrain: Callable[[Array], Any]) -> list[str]:

@@ -125,9 +125,11 @@ def _audit_failures(
     That the flow alone does not reach it matters no more.
     """
     of_clouds = np.mean(ratios, axis=1)
-    expected = float(np.mean(of_clouds)), float(np.std(of_clouds, ddof=1) / len(of_clouds) ** 0.5)
-    known = audited.log_ratios[~np.isnan(audited.log_ratios)].astype(np.float64)
-    failures = checks.sandwich_failures(expected, known[np.isfinite(known)], len(known))
+    error = float(np.std(of_clouds, ddof=1) / len(of_clouds) ** 0.5)
+    expected = float(np.mean(of_clouds)), error, float(np.std(ratios))
+    arrived = ~np.isnan(audited.log_ratios)
+    known = audited.log_ratios[arrived].astype(np.float64)
+    failures = checks.sandwich_failures(expected, known, audited.families[arrived])
     seen = audited.share if len(audited.missing) else float(np.sum(audited.shares[audited.doubtful]))
     reached = np.mean(ratios - log_z > UNCOVERED)
     left = max(seen - float(reached), 0.0)

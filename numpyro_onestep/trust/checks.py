@@ -53,36 +53,43 @@ def tail_failures(e: Evidence, log_w: np.ndarray, bounded: bool) -> tuple[Eviden
     return e._replace(std_error=float(np.hypot(e.std_error, error))), [], [note]
 
 
-def expected_ratio(log_w: np.ndarray, log_z: float) -> tuple[float, float]:
-    """E_p[log w] from the flow's draws, each weighted by w, and its standard error."""
+def expected_ratio(log_w: np.ndarray, log_z: float) -> tuple[float, float, float]:
+    """E_p[log w] from the flow's draws, each weighted by w, its standard error, and the spread of log w under p."""
     finite = log_w[np.isfinite(log_w)]
     share = np.exp(finite - log_z) / len(log_w)
     expected = float(np.sum(share * finite))
-    return expected, float(np.std(share * (finite - expected)) * len(finite) ** 0.5)
+    away = finite - expected
+    return expected, float(np.std(share * away) * len(finite) ** 0.5), float(np.sqrt(np.sum(share * away**2)))
 
 
-def sandwich_failures(expected: tuple[float, float], log_ratios: np.ndarray, num_draws: int) -> list[str]:
+def sandwich_failures(
+    expected: tuple[float, float, float], log_ratios: np.ndarray, families: np.ndarray
+) -> list[str]:
     """Whether posterior draws made without the flow have higher weights than its own draws can account for.
 
     Both estimate E_p[log w], unless the flow misses mass that the other draws see.
 
     Args:
-        expected: E_p[log w] from the flow's draws or a bridge's particles, and its standard error.
-        log_ratios: log w of the other draws, the finite ones.
-        num_draws: how many other draws there were.
+        expected: E_p[log w] from the flow's draws or a bridge's particles, its standard error, and the spread of log w.
+        log_ratios: log w of the other draws, infinite where the way back through the flow fails.
+        families: labels of those that come from the same start, which may all be in one mode of many: each family
+            counts as one draw.
     """
     failures = []
-    lost = 1 - len(log_ratios) / max(num_draws, 1)
-    if num_draws and lost > 0.01:
+    usable = np.isfinite(log_ratios)
+    lost = 1 - np.mean(usable) if len(usable) else 0.0
+    if lost > 0.01:
         failures.append(
             f"{100 * lost:.1f} % of the posterior draws made without the flow cannot be carried back through it: they "
             "are out of its reach, or precision is lost. Enable float64 (numpyro.enable_x64()) or train longer."
         )
-    if len(log_ratios) == 0:
+    if not usable.any():
         return failures
-    upper = float(np.mean(log_ratios))
+    upper = float(np.mean(log_ratios[usable]))
     excess = upper - expected[0]
-    error = np.hypot(np.std(log_ratios) / len(log_ratios) ** 0.5, expected[1])
+    sizes = np.unique(families[usable], return_counts=True)[1] / np.sum(usable)
+    spread = max(float(np.std(log_ratios[usable])), expected[2])
+    error = np.hypot(spread * np.linalg.norm(sizes), expected[1])
     if excess > _MAX_EXCESS + 2 * error:
         failures.append(
             f"The upper bound of log Z, {upper:.3f}, from posterior draws made without the flow, is {excess:.2f} nats "

@@ -54,6 +54,7 @@ class Audit(NamedTuple):
         log_ratios: log γ − log q at posterior draws that were made without the flow, shape (N,), nats: their mean is
             the DF-EUBO, an upper bound of log Z. Infinite where the way back through the flow fails; nan if there are
             no such draws, where the tempering did not arrive.
+        families: which of these draws come from the same start, labels of shape (N,).
         num_gradients: target gradients that it took, a plain evaluation counted as one.
     """
 
@@ -61,6 +62,7 @@ class Audit(NamedTuple):
     shares: np.ndarray
     regions: Mixture
     log_ratios: np.ndarray
+    families: np.ndarray
     num_gradients: int = 0
 
     @property
@@ -88,9 +90,10 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
     key_search, key_fit, key_measure, key_temper, *_ = split(rng_key)
     log_z = float(log_z) if np.isfinite(log_z) else -1e6
     num = num_starts(target.work)
-    tempered, of_base, center, num_rounds = _particles(target, key_temper, base, num)
+    tempered, families, of_base, center, num_rounds = _particles(target, key_temper, base, num)
     log_ratios = np.asarray(values_and_gaps(target, base, blocks, tempered)[1])
     log_ratios = np.where(np.isnan(np.asarray(tempered)).any(axis=1), np.nan, log_ratios)
+    families = np.asarray(families)
     spent = len(log_ratios) * (1 + int(num_rounds) * clouds_.PER_ROUND) + num * (2 * NUM_ASCENTS + 3)
     scales = _scales(np.asarray(of_base), init_scale)
     points, log_density = _search(target, key_search, center, scales, num)
@@ -101,13 +104,13 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
         nothing = np.zeros(num_candidates(base.dim, target.work), center.dtype)
         at = np.zeros((len(nothing), base.dim), center.dtype)
         nowhere: Any = Mixture(nothing - np.inf, at, np.zeros((*at.shape, base.dim), center.dtype))  # type: ignore
-        return Audit(0.0, nothing, nowhere, log_ratios, spent)
+        return Audit(0.0, nothing, nowhere, log_ratios, families, spent)
     starts = points[picked[: modes.num_polished(int(num_distinct), base.dim)]]
     regions, polishing = regions_.fit(target, scales, key_fit, starts, int(num_distinct))
     fitting = len(regions.means) * mixture_vi.NUM_SHORT * mixture_vi.num_draws(base.dim)
     spent += polishing + fitting + regions_.NUM_CHUNKS * num
     share, shares = regions_.measure(target, key_measure, base, blocks, log_z, regions)
-    return Audit(share, shares, regions, log_ratios, spent)
+    return Audit(share, shares, regions, log_ratios, families, spent)
 
 
 def expect(target: Target, rng_key: Array, base: Base, network: Callable[[], StepNetwork], num_steps: int) -> None:
@@ -120,8 +123,9 @@ def expect(target: Target, rng_key: Array, base: Base, network: Callable[[], Ste
 
 
 @partial(jit_once, static_argnames=("num",))
-def _particles(target: Target, rng_key: Array, base: Base, num: int) -> tuple[Array, Array, Array, Array]:
-    """Draws of the target by tempered particles, nan if they did not reach it; draws of the base, its center; rounds.
+def _particles(target: Target, rng_key: Array, base: Base, num: int) -> tuple[Array, Array, Array, Array, Array]:
+    """Draws of the target by tempered particles, nan if they did not reach it, and the draw of the base that each comes
+    from; draws of the base, its center; rounds.
 
     All points are unconstrained.
     """
@@ -132,7 +136,7 @@ def _particles(target: Target, rng_key: Array, base: Base, num: int) -> tuple[Ar
     points = jnp.concatenate([start, cloud.at.x[0], jnp.zeros((1, base.dim), start.dtype)])
     points = jax.vmap(lambda u: base_.unwhiten(base, u))(points)
     of_base, tempered, center = points[:num], points[num:-1], points[-1]
-    return jnp.where(cloud.annealing == 1, tempered, jnp.nan), of_base, center, cloud.num_rounds
+    return jnp.where(cloud.annealing == 1, tempered, jnp.nan), cloud.ancestors[0], of_base, center, cloud.num_rounds
 
 
 def _scales(of_base: np.ndarray, init_scale: float) -> np.ndarray:

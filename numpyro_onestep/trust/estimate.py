@@ -17,6 +17,7 @@ def estimate(
     notes: Sequence[str] = (),
     failures: Sequence[str] = (),
     log_ratios: np.ndarray | None = None,
+    families: np.ndarray | None = None,
     of_map: np.ndarray | None = None,
     num_evaluations: int = 1,
     undefined: float | None = None,
@@ -28,6 +29,7 @@ def estimate(
         notes: remarks that do not speak against the number.
         failures: checks that failed elsewhere, in words.
         log_ratios: log γ − log q at posterior draws that do not come from the flow, for the upper bound.
+        families: labels of those of them that come from the same start; by default each from one of its own.
         of_map: log weights of the map alone, where those of the proposals are of further Hamiltonian steps.
         num_evaluations: of the target for each proposal.
         undefined: share of the proposals whose density is nan or infinite; by default of all without a finite weight.
@@ -43,7 +45,9 @@ def estimate(
         std_error = float(np.hypot(std_error, each.std(ddof=1) / np.sqrt(len(each))))
     folded = np.concatenate([np.asarray(r.folded) for r in replicates])
     ratios = np.zeros(0) if log_ratios is None else np.asarray(log_ratios, np.float64)
-    ratios = ratios[~np.isnan(ratios)]  # where the tempering did not arrive
+    families = np.arange(len(ratios)) if families is None else families
+    arrived = ~np.isnan(ratios)
+    ratios, families = ratios[arrived], families[arrived]
     usable = ratios[np.isfinite(ratios)]
     result = Evidence(
         log_z=log_z,
@@ -66,7 +70,7 @@ def estimate(
     if np.isfinite(log_z):
         alone = log_w if of_map is None else np.asarray(of_map, np.float64)
         expected = checks.expected_ratio(alone, log_z if of_map is None else log_mean_weight(alone)[0])
-        misses = checks.sandwich_failures(expected, usable, len(ratios))
+        misses = checks.sandwich_failures(expected, ratios, families)
         result, tail_failures, tail_notes = checks.tail_failures(result, log_w, bounded=len(usable) > 0 and not misses)
         failures, notes = [*failures, *misses, *tail_failures], [*tail_notes, *notes]
         if log_ratios is not None and len(ratios) == 0:

@@ -83,7 +83,7 @@ def test_what_speaks_against_it_is_said(rng, alone, words):
 
 def audit(share, log_ratios):
     shares = np.array([share])
-    return Audit(share, shares, None, log_ratios)  # type: ignore[arg-type]
+    return Audit(share, shares, None, log_ratios, np.arange(len(log_ratios)))  # type: ignore[arg-type]
 
 
 def test_mass_beyond_the_flow_counts_only_where_the_bridge_does_not_reach_it(rng, alone):

@@ -74,7 +74,7 @@ def test_mass_that_cannot_be_measured_is_not_passed_over():
     kernel = OneStep(potential_fn=lambda z: 0.5 * jnp.sum(z**2))
     constrain = kernel.look(random.key(0), jnp.zeros(DIM), (), {}).constrain((), {})
     regions = Mixture(jnp.zeros(2), jnp.array([jnp.full(DIM, 7.0), jnp.zeros(DIM)]), jnp.ones((2, DIM, DIM)))
-    found = coverage.Audit(0.0, np.array([0.4, 0.01]), regions, np.zeros(0))
+    found = coverage.Audit(0.0, np.array([0.4, 0.01]), regions, np.zeros(0), np.zeros(0))
     (warning,) = describe(found, constrain)
     assert "around parameters = (7, 7" in warning
     assert "Perhaps 41 % " in warning

@@ -35,6 +35,11 @@ def test_a_flow_below_the_upper_bound_is_told():
     # one flow whose tempering did not arrive does not hide what another one's tells
     both = estimate([proposals], log_ratios=np.concatenate([np.full(384, np.nan), around + 20]))
     assert not both.reliable
+    # draws of one family, all in the same mode of many, count as one draw
+    one = {"log_ratios": around + 0.4, "families": np.zeros(384)}
+    assert not estimate([proposals], log_ratios=one["log_ratios"]).reliable
+    assert estimate([proposals], **one).reliable
+    assert not estimate([proposals], **one | {"log_ratios": around + 5}).reliable
     unknown = estimate([proposals], log_ratios=np.full(384, np.nan))
     assert np.isnan(unknown.eubo)
     assert unknown.warnings[0].startswith("note: there is no upper bound")
