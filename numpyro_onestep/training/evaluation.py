@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 from numpyro_onestep.base.mixture_vi import mean_within
 from numpyro_onestep.base.problem import Problem, effective_share, held_out, tail_of
 from numpyro_onestep.flow.density import log_weights
-from numpyro_onestep.training.plan import Plan, Stage
+from numpyro_onestep.training.plan import FIRST_ROUND, Plan, Stage
 from numpyro_onestep.training.state import TrainState
 
 __all__ = ["SEEN", "STOPS", "describe", "evaluate", "judge"]
@@ -22,7 +22,8 @@ STOPS = ("all iterations done", "weights constant", "enough effective draws", "m
 _MAX_TAIL_SHAPE = 0.65
 _GAIN = 0.1  # share of the ELBO's gap that a round must take away for the next one to pay
 _GAIN_FOR_TARGET = 0.4  # nats that it must, for each part of the draws that need not be effective; a quarter more
-# where iterations take longer, from 50 dimensions on
+# where iterations take longer, from 50 dimensions on, and more in proportion where the next round is a long one
+_LONG = 128  # iterations
 _DEPTH = 10.0  # nats below the mean weight at which a held-out weight no longer counts for less
 
 
@@ -46,7 +47,7 @@ def judge(
     Training is done where the weights are constant, in the tails too. Where it goes in rounds it is also done when the
     share of effective draws, less a standard error, reaches the target and the weights' tail is not heavy, or when the
     last round raised the ELBO by less than a tenth of what separates it from log Z, or by little (.04 nats for a target
-    of .9): the next one would cost twice as much.
+    of .9, and the more the longer the next one is): the next one would cost twice as much.
     """
     key = random.fold_in(state.rng_key, 2**31 - 1)
     log_w, log_ratios = held_out(key, problem.base, weigh, plan.num_held_out)
@@ -65,7 +66,8 @@ def judge(
         enough = (share * (1 - error) >= plan.target_ess) & (tail_of(log_w)[0] <= _MAX_TAIL_SHAPE) & better
         stop = jnp.where(enough & ~constant, ENOUGH, stop)
         gap, before = log_mean - elbo, log_mean - state.elbo
-        dear = min(max(1.0, problem.base.dim / 50), 1.25)
+        length = state.iteration + 1 + FIRST_ROUND  # of the next round
+        dear = min(max(1.0, problem.base.dim / 50), 1.25) * jnp.maximum(1.0, length / _LONG)
         worthwhile = jnp.maximum(_GAIN * before, _GAIN_FOR_TARGET * dear * (1 - plan.target_ess))
         early = state.iteration + 1 < plan.num_iterations_at_least
         pays = (before - gap >= worthwhile) | early | jnp.isneginf(elbo)  # at a hard edge the ELBO cannot tell

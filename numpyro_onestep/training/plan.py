@@ -11,11 +11,11 @@ from numpyro_onestep.flow.steps import check_num_steps
 from numpyro_onestep.model.target import COSTLY_DIM, HEAVY_WORK
 from numpyro_onestep.training.losses import Consistency, Loss, PathGradient
 
-__all__ = ["Plan", "Stage", "default_width", "finer_budgets", "make_plan"]
+__all__ = ["FIRST_ROUND", "Plan", "Stage", "default_width", "finer_budgets", "make_plan"]
 
 
 _SMALL_DIM = 16  # up to here more steps and larger batches are cheap
-_FIRST_ROUND = 16  # iterations
+FIRST_ROUND = 16  # iterations
 _REFINEMENT = 0.5  # time spent on a finer budget, relative to the one-step map's
 _REFINEMENT_RATE = 0.01  # peak learning rate of the corrections
 
@@ -82,7 +82,7 @@ class Plan:
     @property
     def num_iterations_at_least(self) -> int:
         """Iterations before training may end for want of gain."""
-        return 7 * _FIRST_ROUND
+        return 7 * FIRST_ROUND
 
     def round(self, iteration: Array, num_iterations: Array, annealed: Array) -> tuple[Array, Array]:
         """The first iteration of the round that `iteration` is in, and that after its last.
@@ -91,7 +91,7 @@ class Plan:
         next to nothing, so that every round ends with a network that may be the last. Where training anneals from a
         broad base there is one round: rounds that follow the annealing gain far less than a long annealing does.
         """
-        shortest = jnp.where(annealed, num_iterations, _FIRST_ROUND)
+        shortest = jnp.where(annealed, num_iterations, FIRST_ROUND)
         number = jnp.floor(jnp.log2(iteration / shortest + 1.0) + 1e-4).astype(int)
         length = shortest * 2**number
         first = length - shortest

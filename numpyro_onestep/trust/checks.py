@@ -62,9 +62,7 @@ def expected_ratio(log_w: np.ndarray, log_z: float) -> tuple[float, float, float
     return expected, float(np.std(share * away) * len(finite) ** 0.5), float(np.sqrt(np.sum(share * away**2)))
 
 
-def sandwich_failures(
-    expected: tuple[float, float, float], log_ratios: np.ndarray, families: np.ndarray
-) -> list[str]:
+def sandwich_failures(expected: tuple[float, float, float], log_ratios: np.ndarray, families: np.ndarray) -> list[str]:
     """Whether posterior draws made without the flow have higher weights than its own draws can account for.
 
     Both estimate E_p[log w], unless the flow misses mass that the other draws see.

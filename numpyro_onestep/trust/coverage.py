@@ -124,10 +124,9 @@ def expect(target: Target, rng_key: Array, base: Base, network: Callable[[], Ste
 
 @partial(jit_once, static_argnames=("num",))
 def _particles(target: Target, rng_key: Array, base: Base, num: int) -> tuple[Array, Array, Array, Array, Array]:
-    """Draws of the target by tempered particles, nan if they did not reach it, and the draw of the base that each comes
-    from; draws of the base, its center; rounds.
+    """Draws of the target by tempered particles, and the base draw that each is of; base draws; their center; rounds.
 
-    All points are unconstrained.
+    All points are unconstrained; the particles are nan if they did not reach the target.
     """
     key_start, key_temper = random.split(rng_key)
     start = base_.sample(base, key_start, num)
