@@ -13,6 +13,7 @@ data of sonar and ionosphere.
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from numpyro.infer import MCMC, NUTS
 sys.path.insert(0, str(Path(__file__).parents[1] / "gallery"))
 
 import rows
-from answer_targets import TARGETS
+from answer_targets import LARGE, TARGETS
 from ladder import train
 from problems import PROBLEMS
 
@@ -38,6 +39,8 @@ NAMES = (
     "counts_400",
     "logistic_300",
     "seeds",
+    "item response, 280 persons",
+    "autoregression",
 )
 
 
@@ -53,7 +56,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     if name in PROBLEMS:
         model, args = PROBLEMS[name]().model, ()
     else:
-        model, args = TARGETS[name](0)
+        model, args = (TARGETS | LARGE)[name](0)
     nuts = MCMC(
         NUTS(model, target_accept_prob=0.95),
         num_warmup=2000,
@@ -113,12 +116,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    known = {(row["target"], row["seed"]) for row in rows.read(options.out)}
-    for name in options.targets:
-        if (name, options.seed) not in known:
-            row = measure(name, options.seed)
-            rows.append(options.out, [row])
-            show(row)
+    rows.fill(options.out, options.targets, options.seed, partial(measure, seed=options.seed), show)
 
 
 if __name__ == "__main__":

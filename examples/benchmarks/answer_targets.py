@@ -1,4 +1,7 @@
-"""The targets of `answer_time.py`: functions of a seed that give a model and its data, other seeds other data."""
+"""Targets of the benchmarks: functions of a seed that give a model and its data, other seeds other data.
+
+`TARGETS` are those of `answer_time.py`, `LARGE` those of several hundred dimensions.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +11,10 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from models import GALLERY
+from numpyro.contrib.control_flow import scan
 from problems import SCHOOLS_EFFECT, SCHOOLS_ERROR, read_csv
 
-__all__ = ["LOG_Z", "TARGETS"]
+__all__ = ["LARGE", "LOG_Z", "TARGETS"]
 
 Target = Callable[[int], tuple[Callable[..., None], tuple[Any, ...]]]
 
@@ -76,12 +80,16 @@ def item_response_model(y: np.ndarray) -> None:
     numpyro.sample("y", dist.Bernoulli(logits=ability[:, None] * slope - difficulty), obs=y)
 
 
-def item_response(seed: int) -> tuple[Callable[..., None], tuple[Any, ...]]:
-    """80 persons and 12 items: 104 dimensions."""
-    rng = np.random.default_rng(3 + seed)
-    ability, slope, difficulty = rng.normal(size=80), rng.lognormal(0.2, 0.3, 12), rng.normal(0, 1, 12)
-    y = rng.random((80, 12)) < 1 / (1 + np.exp(-(slope * ability[:, None] - difficulty)))
-    return item_response_model, (y.astype(np.float32),)
+def item_response(persons: int, items: int) -> Target:
+    """As many dimensions as persons and twice the items."""
+
+    def make(seed: int) -> tuple[Callable[..., None], tuple[Any, ...]]:
+        rng = np.random.default_rng(3 + seed)
+        ability, slope, difficulty = rng.normal(size=persons), rng.lognormal(0.2, 0.3, items), rng.normal(0, 1, items)
+        y = rng.random((persons, items)) < 1 / (1 + np.exp(-(slope * ability[:, None] - difficulty)))
+        return item_response_model, (y.astype(np.float32),)
+
+    return make
 
 
 RESPONDENT, QUESTION = (part.ravel() for part in np.meshgrid(np.arange(100), np.arange(27), indexing="ij"))
@@ -164,18 +172,42 @@ def groups_50k(seed: int) -> tuple[Callable[..., None], tuple[Any, ...]]:
     return groups_model, (jnp.asarray(group), jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
 
 
+def autoregression_model(y: np.ndarray) -> None:
+    """A latent second-order autoregression, seen with noise; the neck of its scale is as long as the series."""
+    weights = numpyro.sample("weights", dist.Normal(0, 1).expand([2]).to_event(1))
+    scale, noise = numpyro.sample("scale", dist.HalfCauchy(1)), numpyro.sample("noise", dist.HalfCauchy(1))
+    first = numpyro.sample("first", dist.Normal(0, 1).expand([2]).to_event(1))
+
+    def step(last: tuple[Any, Any], seen: Any) -> tuple[tuple[Any, Any], None]:
+        state = numpyro.sample("state", dist.Normal(weights[0] * last[1] + weights[1] * last[0], scale))
+        numpyro.sample("y", dist.Normal(state, noise), obs=seen)
+        return (last[1], state), None
+
+    scan(step, (first[0], first[1]), y)
+
+
+def autoregression(seed: int) -> tuple[Callable[..., None], tuple[Any, ...]]:
+    """250 steps: 256 dimensions."""
+    rng = np.random.default_rng(4 + seed)
+    state = np.zeros(252)
+    for i in range(2, 252):
+        state[i] = 1.2 * state[i - 1] - 0.4 * state[i - 2] + rng.normal(0, 0.6)
+    return autoregression_model, (jnp.asarray(state[2:] + rng.normal(0, 0.5, 250), jnp.float32),)
+
+
+LARGE: dict[str, Target] = {"item response, 280 persons": item_response(280, 10), "autoregression": autoregression}
 TARGETS: dict[str, Target] = {
     "eight schools": schools,
     **{name: from_gallery(name) for name in GALLERY},
     "german credit": from_csv("german_credit", WIDE, centered=False),
     "ionosphere": from_csv("ionosphere", NARROW, centered=True),
     "sonar": from_csv("sonar", NARROW, centered=True),
-    "item response": item_response,
+    "item response": item_response(80, 12),
     "crossed effects": crossed,
     "imputation": imputation,
     "regression, 50k rows": regression_50k,
     "groups, 50k rows": groups_50k,
 }
-# as in `problems.py`; item response by bridges of 1024 particles, ± .02
+# as in `problems.py`; item response by bridges of 1024 particles, ± .02 and .06
 LOG_Z = {"eight schools": -31.3113, "german credit": -585.091, "ionosphere": -111.61, "sonar": -108.379}
-LOG_Z["item response"] = -593.375
+LOG_Z |= {"item response": -593.375, "item response, 280 persons": -1577.70}

@@ -128,6 +128,12 @@ def measure(name: str, seed: int, seconds: float) -> dict[str, Any]:
     return row
 
 
+def show(row: dict[str, Any]) -> None:
+    """Print a row."""
+    shown = {k: f"{v[0]:.1f} % in {v[1]} steps" for k, v in row.items() if isinstance(v, list | tuple)}
+    print(f"{row['target']}, seed {row['seed']}: {row['before']:.1f} % before; {shown}", flush=True)
+
+
 def main() -> None:
     """Measure the targets that are not in the file yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -136,13 +142,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    known = {(row["target"], row["seed"]) for row in rows.read(options.out)}
-    for name in options.targets:
-        if (name, options.seed) not in known:
-            row = measure(name, options.seed, options.seconds)
-            rows.append(options.out, [row])
-            shown = {k: f"{v[0]:.1f} % in {v[1]} steps" for k, v in row.items() if isinstance(v, tuple)}
-            print(f"{name}, seed {options.seed}: {row['before']:.1f} % before; {shown}", flush=True)
+    one = partial(measure, seed=options.seed, seconds=options.seconds)
+    rows.fill(options.out, options.targets, options.seed, one, show)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python examples/benchmarks/report.py rows.jsonl ablation.jsonl posteriordb.jsonl estimators.jsonl
 
 Sections for which no rows are given stay as they are. So do the lines of the one-step, ablation and posteriordb tables
-that were not measured anew.
+that were not measured anew, unless they have other columns.
 """
 
 import argparse
@@ -19,12 +19,13 @@ from rows import read
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 HEAD = """# Benchmarks
 
-Made by `examples/benchmarks/report.py` from the rows that the scripts beside it write with `--json`: default settings,
-one training for each row or group of rows. `seconds` are the whole warmup: base search, compilation, training, and the
-audit if any. ESS, log Z, ELBO and k̂ are from 16,384 fresh draws, folds and inverse from 2,048, means from 10,000
-corrected draws, modes from 163,840 weighted ones. What the columns mean is said by `run.py --help`; where the
-reference for log Z has an error of its own, it stands behind the name. What each target is, with its priors, is said
-in `problems.py`. Each section says which jaxlib it was measured with.
+The tables of one evaluation a draw, ablation, posteriordb and determinants are made by `examples/benchmarks/report.py`
+from the rows that the scripts beside it write with `--json`; each other section names the script that prints it. One
+training for each row or group of rows. `seconds` are the whole warmup: base search, compilation, training, and the
+audit if any. ESS, log Z, ELBO and k̂ are from 16,384 fresh draws (`median ESS` of ten such sets), folds and inverse
+from 2,048, means from 10,000 corrected draws, modes from 163,840 weighted ones. What the columns mean is said by
+`run.py --help`; where the reference for log Z has an error of its own, it stands behind the name. What each target is,
+with its priors, is said in `problems.py`. Each section says which jaxlib it was measured with.
 """
 ESTIMATORS = """`python examples/benchmarks/estimators.py` trains the paper's control on its own objectives (reverse KL
 over paths of 64 steps and state consistency, 3000 iterations of 128 paths) and weighs its draws in three ways, at every
@@ -44,8 +45,10 @@ database's 10,000 reference draws, the worst over all parameters; a posterior ag
 prior is improper log Z is undefined. `one_comp_mm_elim_abs` has two parameters with hardly a variance: in the
 reference draws the ten chains' own standard deviations of one of them run from 4.2 to 11.1, so there the agreement of
 standard deviations is partly luck."""
-DEFAULT = """Default settings, the audit included. All rows are of one machine, and every training had both of its
-cores to itself. It is a slow one of its kind: earlier code took two thirds as long on a faster one."""
+FULL = """`python examples/benchmarks/run.py`: trained in full (`target_ess=1.0`), else default settings, the audit
+included. Every training had one core to itself. log Z, ESS and k̂ are those of one evaluation a draw; `reliable` is
+said of `sampler.evidence`, which may come from a bridge."""
+DEFAULT = """`python examples/benchmarks/run.py --target-ess 0.9`: as `OneStep` trains by default, the rest as above."""
 REFINED = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8`), evaluations a draw
 in the columns. Seconds with one of two busy cores."""
 CURVE = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8 --curve`), evaluations a
@@ -79,8 +82,8 @@ def table(header: list[str], rows: Iterable[list[str]], old: str = "", num_keys:
     """
     lines: dict[tuple[str, ...], list[str]] = {}
     if old:
-        kept = [line.strip("| ").split(" | ") for line in old.splitlines() if line.startswith("| ")][2:]
-        lines = {tuple(line[:num_keys]): line for line in kept}
+        columns, _, *kept = [line.strip("| ").split(" | ") for line in old.splitlines() if line.startswith("| ")]
+        lines = {tuple(line[:num_keys]): line for line in kept} if columns == header else {}
     for line in rows:
         key = tuple(line[:num_keys])
         before = lines.get(key, line) if fill else line
@@ -89,20 +92,22 @@ def table(header: list[str], rows: Iterable[list[str]], old: str = "", num_keys:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines.values())) + "\n"
 
 
-def one_step(title: str, rows: list[dict[str, Any]], old: str) -> str:
+def one_step(title: str, rows: list[dict[str, Any]], old: str, about: str) -> str:
     """One evaluation a draw."""
-    header = ["problem", "seed", "bits", "ESS", "log Z − truth", "± se", "ELBO − truth", "EUBO − truth", "k̂"]
+    header = ["problem", "seed", "bits", "ESS", "median ESS", "log Z − truth", "± se"]
+    header += ["ELBO − truth", "EUBO − truth", "k̂"]
     header += ["Sinkhorn", "folds", "folds ×1.5", "inverted", "worst mean, sd", "worst mode", "gradients, 1e6"]
     header += ["seconds", "reliable"]
     lines = []
     for r in sorted(rows, key=lambda r: (r["float64"], r["seed"])):
         error = f" (± {r['log_z_reference_error']})" if r["log_z_reference_error"] else ""
         line = [r["problem"] + error, str(r["seed"]), "64" if r["float64"] else "32", f"{100 * r['ess']:.1f} %"]
+        line += [f"{100 * r['ess_median']:.1f} %"]
         line += [number(r[name]) for name in ("log_z_error", "std_error", "elbo_gap", "eubo_gap")]
         line += [number(r["pareto_k"], 2), number(r["sinkhorn"], 2), number(r["folds"]), number(r["folds_inflated"])]
         line += [number(r["inverted"]), number(r["mean_error_sd"], 3), number(r["mode_error"], 3)]
         lines.append([*line, number(r["gradients"], 2), number(r["seconds"], 0), "yes" if r["reliable"] else "no"])
-    return section(title, DEFAULT, [table(header, lines, old, 3)], rows, old)
+    return section(title, about, [table(header, lines, old, 3)], rows, old)
 
 
 def ladder(title: str, rows: list[dict[str, Any]], old: str, about: str, figure: str) -> str:
@@ -237,8 +242,10 @@ def main() -> None:
     single = [r for r in plain if r["audit"] and not r["budgets"]]
     path = DOCS / "benchmarks.md"
     old = {part.split("\n")[0]: "## " + part for part in path.read_text().split("\n## ")[1:]} if path.exists() else {}
+    full, early = ([r for r in single if (r.get("target_ess", 1.0) < 1) == is_early] for is_early in (False, True))
     makers: dict[str, tuple[list[dict[str, Any]], Callable[[str, list[dict[str, Any]], str], str]]] = {
-        "One evaluation a draw": (single, one_step),
+        "One evaluation a draw": (full, partial(one_step, about=FULL)),
+        "One evaluation a draw, by default": (early, partial(one_step, about=DEFAULT)),
         "Budgets": (refined, partial(ladder, about=REFINED, figure="budgets.png")),
         "From 1 to 128 evaluations": (curve, partial(ladder, about=CURVE, figure="curve.png")),
         "Ablation": (ablated, ablation),
@@ -246,12 +253,21 @@ def main() -> None:
         "Why the determinant must be exact": (estimated, estimators),
     }
     page = [HEAD]
-    for title, (given, make) in makers.items():
-        if given:
+    for title in sorted({**old, **makers}, key=partial(_place, list(old), list(makers))):
+        given, make = makers.get(title, ([], None))
+        if make and given:
             page.append(make(title, given, old.get(title, "")))
         elif title in old:
             page.append(old[title].rstrip("\n") + "\n")
     path.write_text("\n".join(page))
+
+
+def _place(old: list[str], makers: list[str], title: str) -> tuple[int, int]:
+    """Where a section stands: where it stood, or else after that which is made before it."""
+    if title in old:
+        return old.index(title), 0
+    before = [name for name in makers[: makers.index(title)] if name in old]
+    return (old.index(before[-1]) if before else -1), 1 + makers.index(title)
 
 
 if __name__ == "__main__":

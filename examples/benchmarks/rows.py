@@ -1,7 +1,7 @@
 """Measured rows in a file of JSON lines, so that a run can be resumed."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,3 +16,20 @@ def append(path: Path | None, rows: Iterable[dict[str, Any]]) -> None:
     if path:
         with path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def fill(
+    path: Path | None,
+    targets: Iterable[str],
+    seed: int,
+    measure: Callable[[str], dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+) -> None:
+    """Measure and show the targets of which the file has no row of this seed, and show that of the others."""
+    known = {(row["target"], row["seed"]): row for row in read(path)}
+    for name in targets:
+        row = known.get((name, seed))
+        if row is None:
+            row = measure(name)
+            append(path, [row])
+        show(row)
