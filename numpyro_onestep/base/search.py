@@ -28,6 +28,7 @@ from numpyro_onestep.model.target import LARGE_DIM, Target
 __all__ = ["extend", "search"]
 
 _MIN_INFLUENCE = 0.38  # of a coordinate on the log scales of others; hyperparameters have .4 to 4, regressions below .2
+_MIN_TAIL = 0.1  # of a coordinate; exponential tails have .15 to 1.5, regressions below .08
 _NUM_HESSIANS = 64
 _NUM_REFINED = 120  # iterations of the last fit
 _GOOD_SHARE = 0.85  # of effective draws of the base, above which conditional scales are not tried
@@ -197,17 +198,21 @@ def _refine_best(target: Target, rng_key: Array, fitted: Mixture, elbos: Array) 
 def _fit_scales(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array]:
     """Let the conditional scales vary where a coordinate rules those of others, and it betters the fit beyond noise.
 
+    Where none does, coordinates get tails up to exponential ones where they have such: the flow is linear far out, and
+    cannot make them. That matters most where there are many, each of which hides a little mass.
+
     The skewness of a regression's posterior is spread thinly over all pairs of coordinates. A triangular map gains some
     of it too, but the flow then ends lower than from the affine map: such detail is the blocks' work. Elliptical tails
     look like scales that one coordinate rules for another, but are held far better by Student-t tails.
     """
     key_fit, key_score = random.split(rng_key)
-    fitted, num = conditional_scale.fit(target, key_fit, base.whitening, least_influence=_MIN_INFLUENCE)
+    least = {"least_influence": _MIN_INFLUENCE, "least_tail": _MIN_TAIL}
+    fitted, num = conditional_scale.fit(target, key_fit, base.whitening, **least)
     other = base._replace(whitening=fitted, heavy_share=jnp.zeros_like(base.heavy_share))
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), base, other)
     old, new = lax.map(lambda b: log_affinity(target, key_score, b), both)
-    ruled = jnp.max(conditional_scale.influence(fitted)) > _MIN_INFLUENCE
-    keep = ruled & (new - old > 0.01)
+    promising = conditional_scale.rules(fitted, _MIN_INFLUENCE) | (jnp.max(fitted.tails) >= _MIN_TAIL)
+    keep = promising & (new - old > 0.01)
     return jax.tree.map(lambda a, b: jnp.where(keep, a, b), other, base), num
 
 

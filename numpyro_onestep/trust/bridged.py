@@ -101,10 +101,7 @@ def _tails(clouds: Sequence[Clouds], shapes: Sequence[float]) -> tuple[float, li
     hidden = max(tail_error(w, k) if k > threshold else 0.0 for w, k in zip(firsts, shapes, strict=True))
     said = f"Pareto k {max(shapes):.2f} of the bridge's first weights is above {threshold:.2f}"
     if hidden > checks.TOLERANCE:
-        failure = (
-            f"{said}: few draws carry the weight, so log_z and its error are not to be trusted. Train longer "
-            "(num_warmup)."
-        )
+        failure = f"{said}: few draws carry the weight, so log_z and its error are not to be trusted. {checks.LONGER}."
         return hidden, [failure], []
     note = f"note: {said}, but their tail holds little: its {hidden:.1g} nats are in the error of log_z."
     return hidden, [], [note] if hidden > 0 else []
@@ -145,33 +142,33 @@ def _failures(crossings: Sequence[Crossing], e: Evidence, upper: np.ndarray) -> 
     if arrived < 1 or not np.isfinite(e.log_z):
         failures.append(
             f"The bridge from the flow to the target ended at temperature {arrived:.2g} of 1: the flow is too far from "
-            "it. Train longer (num_warmup), or use NUTS for this model."
+            f"it. {checks.LONGER}, or use NUTS for this model."
         )
         return failures
     error = float(np.hypot(e.std_error, np.std(upper, ddof=1) / len(upper) ** 0.5))
     if not abs(e.eubo - e.log_z) < _MAX_GAP + 2 * error:
         failures.append(
             f"The bridge says log_z {e.log_z:.3f} on the way to the target and {e.eubo:.3f} on the way back: particles "
-            "do not reach all of the mass. Train longer (num_warmup) or raise `init_scale`."
+            f"do not reach all of the mass. {checks.LONGER}, or raise `init_scale`."
         )
     ancestors = min(len(np.unique(cloud)) / len(cloud) for c in crossings for cloud in np.asarray(c.clouds.ancestors))
     if ancestors < _MIN_ANCESTORS:
         failures.append(
             f"The particles of a bridge's cloud come from {100 * ancestors:.2g} % of those that set out: few draws of "
-            "the base lead to the target, so log_z and its error are not to be trusted. Train longer (num_warmup)."
+            f"the base lead to the target, so log_z and its error are not to be trusted. {checks.LONGER}."
         )
     drifts = [_drift(c.clouds) for c in crossings]
     drift, error = max(drifts, key=lambda d: d[0] - 2 * d[1])
     if drift > _MAX_DRIFT + 2 * error:
         failures.append(
             f"The bridge's particles are still on their way at the target: the mean of their log weights rises by "
-            f"{drift:.2f} nats with further moves, so log_z may be too low. Train longer (num_warmup)."
+            f"{drift:.2f} nats with further moves, so log_z may be too low. {checks.LONGER}."
         )
     accept_prob = min(float(c.clouds.accept_prob) for c in crossings)
     if accept_prob < MIN_ACCEPTANCE:
         failures.append(
             f"{100 * (1 - accept_prob):.0f} % of the bridge's moves are refused, even short ones: its particles hardly "
-            "move. Train longer (num_warmup), or use NUTS for this model."
+            f"move. {checks.LONGER}, or use NUTS for this model."
         )
     if e.fold_fraction > 0:
         failures.append(

@@ -7,6 +7,7 @@ from numpyro_onestep.draws.weights import pareto_k_threshold, tail_error
 from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = [
+    "LONGER",
     "MANY_MODES",
     "MAX_LOST",
     "TOLERANCE",
@@ -20,6 +21,7 @@ __all__ = [
     "weight_failures",
 ]
 
+LONGER = "Train longer (target_ess=1.0, or a larger num_warmup)"
 TOLERANCE = 0.05  # nats of log Z
 _MAX_ROUNDING = 0.01  # nats
 MAX_LOST = 0.01  # share of the proposals
@@ -43,7 +45,7 @@ def tail_failures(e: Evidence, log_w: np.ndarray, bounded: bool) -> tuple[Eviden
     if error > TOLERANCE or not bounded:
         failure = (
             f"Pareto k {e.pareto_k:.2f} is above {threshold:.2f}: few draws carry the weight, so log_z and its error "
-            "are not to be trusted. Train longer (num_warmup) or use more steps (num_steps)."
+            f"are not to be trusted. {LONGER}, or use more steps (num_steps)."
         )
         return e, [failure], []
     note = (
@@ -91,7 +93,7 @@ def sandwich_failures(expected: tuple[float, float, float], log_ratios: np.ndarr
     if excess > _MAX_EXCESS + 2 * error:
         failures.append(
             f"The upper bound of log Z, {upper:.3f}, from posterior draws made without the flow, is {excess:.2f} nats "
-            "above what the flow's own draws imply: it misses mass. Train longer (num_warmup) or raise `init_scale`."
+            f"above what the flow's own draws imply: it misses mass. {LONGER}, or raise `init_scale`."
         )
     return failures
 
@@ -131,7 +133,7 @@ def weight_failures(e: Evidence, undefined: float, log_w: np.ndarray) -> list[st
     if e.ess < max(100.0, 0.01 * e.num_proposals):
         failures.append(
             f"The effective sample size is {e.ess:.0f} of {e.num_proposals} proposals: the flow does not fit the "
-            "target. Train longer (num_warmup), or use NUTS for this model."
+            f"target. {LONGER}, or use NUTS for this model."
         )
     if e.fold_fraction > 0:
         failures.append(
