@@ -98,3 +98,17 @@ def test_several_periods_of_a_sparse_curve():
     draws, evidence = run(wave, jnp.asarray(time), jnp.asarray(velocity))
     check(draws, evidence, log_z, moments, 0.1)
     assert evidence.std_error <= 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sixty_coordinates_with_long_tails_each_hide_no_mass(seed):
+    def rates():
+        numpyro.sample("rate", dist.Gamma(0.5, 1.0).expand([60]).to_event(1))
+
+    sampler = OneStepSampler(OneStep(rates), progress_bar=False)
+    sampler.run(random.key(seed))
+    e = sampler.evidence
+    assert e.reliable, e.warnings
+    assert abs(e.log_z) < max(0.05, 3 * e.std_error)
+    assert e.ess > 0.8 * e.num_proposals

@@ -147,11 +147,12 @@ def is_affine(f: Whitening) -> bool:
 def rules(f: Whitening, least: float) -> Array:
     """Whether some coordinates have an influence of at least so much on others, and no more than half of all nearly so.
 
-    Noise spreads evenly: in 60 independent coordinates with long tails all of them seem to have some.
+    Noise spreads evenly: in 60 independent coordinates with long tails all of them seem to have some. With `least` = 0
+    any influence will do.
     """
     each = influence(f)
     top = jnp.max(each)
-    return (top >= least) & (jnp.sum(each > 0.5 * top) <= max(1, len(each) // 2))
+    return (top >= least) & ((least == 0) | (jnp.sum(each > 0.5 * top) <= max(1, len(each) // 2)))
 
 
 def fit(
@@ -161,7 +162,7 @@ def fit(
     num_iterations: int = NUM_ITERATIONS,
     batch_size: int = BATCH_SIZE,
     least_influence: float = 0.0,
-    least_tail: float = 0.0,
+    least_tail: float = np.inf,
 ) -> tuple[Whitening, Array]:
     """Minimise the reverse KL by path gradients with Adam, from an affine `start`.
 

@@ -96,3 +96,16 @@ def test_a_fit_without_hyperparameters_is_given_up(getkey):
     start = conditional_scale.affine(jnp.log(rates), jnp.diag(rates**-0.5))
     _, num = conditional_scale.fit(target, getkey(), start, least_influence=0.38)
     assert num == conditional_scale.NUM_ITERATIONS // 10
+
+
+def test_tails_alone_are_fitted_where_nothing_rules(getkey):
+    shape, dim = 0.5, 24
+    target = safe_log_density(lambda z: jnp.sum(shape * z - jnp.exp(z)))
+    start = conditional_scale.affine(jnp.full(dim, -1.96), 2.22 * jnp.eye(dim))
+    least = {"least_influence": 0.38, "least_tail": 0.1}
+    fitted, num = conditional_scale.fit(target, getkey(), start, **least)
+    assert num == conditional_scale.NUM_ITERATIONS
+    assert not np.any(conditional_scale.influence(fitted))
+    assert not conditional_scale.is_affine(fitted)
+    assert np.all(fitted.tails[0] > 0.4)
+    assert np.all(fitted.tails[1] < 0.1)
