@@ -10,7 +10,7 @@ from jax import Array
 from tqdm.auto import tqdm
 
 from numpyro_onestep.base import search
-from numpyro_onestep.base.conditional_scale import is_affine
+from numpyro_onestep.base.conditional_scale import influence
 from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.compilation import fold_in, full_precision, split
@@ -69,8 +69,7 @@ def warmup(
     With the state `before` of a run on other data of the same shape, its networks are trained on where they fit better
     than the base, which is found anew; a broad base, whose axes have no order, is kept as well.
 
-    No retry where the base has conditional scales or tails, which no mixture can keep, or is broad anyhow: it is only
-    told.
+    No retry where the base has conditional scales, which no mixture can keep, or is broad anyhow: it is only told.
 
     Args:
         rng_key: random key; the first of its three parts is for the look at the model.
@@ -148,7 +147,11 @@ def warmup(
     if not coverage_audit:
         return Warmup(base, trained, None, sum(spent), key_left)
     found = look(key_audit, base, trained)
-    if len(found.missing) and not bool(base.annealed) and is_affine(base.whitening):
+    if (
+        len(found.missing)
+        and not bool(base.annealed)
+        and not np.any(influence(jax.tree.map(np.asarray, base.whitening)) > 0)
+    ):
         regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
         wider = search.extend(target, key_extend, base, regions, spent)
         again = train(key_train, wider)

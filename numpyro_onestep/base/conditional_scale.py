@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array, lax, random
 from jax.flatten_util import ravel_pytree
@@ -34,7 +33,6 @@ __all__ = [
     "fit",
     "influence",
     "inverse",
-    "is_affine",
     "log_det",
     "push_score",
     "rules",
@@ -139,11 +137,6 @@ def influence(f: Whitening) -> Array:
     return jnp.sqrt(jnp.sum(jnp.tril(f.scale_slopes, -1) ** 2 + jnp.tril(f.scale_bends, -1) ** 2, axis=0))
 
 
-def is_affine(f: Whitening) -> bool:
-    """Whether the map has neither conditional scales and shifts nor tails; outside of transformations."""
-    return not any(np.any(leaf) for leaf in (f.scale_slopes, f.scale_bends, f.mixing, f.offset, f.tails))
-
-
 def rules(f: Whitening, least: float) -> Array:
     """Whether some coordinates have an influence of at least so much on others, and no more than half of all nearly so.
 
@@ -162,7 +155,7 @@ def fit(
     num_iterations: int = NUM_ITERATIONS,
     batch_size: int = BATCH_SIZE,
     least_influence: float = 0.0,
-    least_tail: float = np.inf,
+    least_tail: float = jnp.inf,
 ) -> tuple[Whitening, Array]:
     """Minimise the reverse KL by path gradients with Adam, from an affine `start`.
 

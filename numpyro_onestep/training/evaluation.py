@@ -22,8 +22,10 @@ STOPS = ("all iterations done", "weights constant", "enough effective draws", "m
 _MAX_TAIL_SHAPE = 0.65
 _GAIN = 0.1  # share of the ELBO's gap that a round must take away for the next one to pay
 _GAIN_FOR_TARGET = 0.4  # nats that it must, for each part of the draws that need not be effective; a quarter more
-# where iterations take longer, from 50 dimensions on, and more in proportion where the next round is a long one
+# where iterations take longer, from 50 dimensions on, and more in proportion where the next round is a long one and the
+# target far
 _LONG = 128  # iterations
+_NEAR = 0.9  # of the target
 _DEPTH = 10.0  # nats below the mean weight at which a held-out weight no longer counts for less
 
 
@@ -47,7 +49,7 @@ def judge(
     Training is done where the weights are constant, in the tails too. Where it goes in rounds it is also done when the
     share of effective draws, less a standard error, reaches the target and the weights' tail is not heavy, or when the
     last round raised the ELBO by less than a tenth of what separates it from log Z, or by little (.04 nats for a target
-    of .9, and the more the longer the next one is): the next one would cost twice as much.
+    of .9, and while that is far the more the longer the next one is): the next one would cost twice as much.
     """
     key = random.fold_in(state.rng_key, 2**31 - 1)
     log_w, log_ratios = held_out(key, problem.base, weigh, plan.num_held_out)
@@ -67,7 +69,8 @@ def judge(
         stop = jnp.where(enough & ~constant, ENOUGH, stop)
         gap, before = log_mean - elbo, log_mean - state.elbo
         length = state.iteration + 1 + FIRST_ROUND  # of the next round
-        dear = min(max(1.0, problem.base.dim / 50), 1.25) * jnp.maximum(1.0, length / _LONG)
+        longer = jnp.where(share < _NEAR * plan.target_ess, jnp.maximum(1.0, length / _LONG), 1.0)
+        dear = min(max(1.0, problem.base.dim / 50), 1.25) * longer
         worthwhile = jnp.maximum(_GAIN * before, _GAIN_FOR_TARGET * dear * (1 - plan.target_ess))
         early = state.iteration + 1 < plan.num_iterations_at_least
         pays = (before - gap >= worthwhile) | early | jnp.isneginf(elbo)  # at a hard edge the ELBO cannot tell
