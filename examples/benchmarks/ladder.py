@@ -135,12 +135,12 @@ def draw(measured: list[dict[str, Any]], path: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
-    for row in measured:
-        if row["seed"] == 0:
-            label = f"{row['target'].replace('_', ' ')}, {row['dim']}-d"
-            x = [int(n) for n in row["rungs"]]
-            left.plot(x, [max(rung["gap"], 1e-3) for rung in row["rungs"].values()], "o-", ms=3, label=label)
-            right.plot(x, [rung["ess"] for rung in row["rungs"].values()], "o-", ms=3, label=label)
+    for i, row in enumerate(row for row in measured if row["seed"] == 0):
+        how: dict[str, Any] = {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--", "marker": "o", "ms": 3}
+        how["label"] = f"{row['target'].replace('_', ' ')}, {row['dim']}-d"
+        x = [int(n) for n in row["rungs"]]
+        left.plot(x, [max(rung["gap"], 1e-3) for rung in row["rungs"].values()], **how)
+        right.plot(x, [rung["ess"] for rung in row["rungs"].values()], **how)
     left.set(ylabel="log Z − ELBO, nats", yscale="log")
     right.set(ylabel="effective draws, %", ylim=(0, 101))
     for axis in (left, right):
@@ -149,7 +149,14 @@ def draw(measured: list[dict[str, Any]], path: str) -> None:
         axis.set_xticks(BUDGETS, [str(n) for n in BUDGETS])
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(
+        *right.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=9,
+        handlelength=3,
+    )
     figure.savefig(path, dpi=130)
 
 
