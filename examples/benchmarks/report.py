@@ -46,8 +46,8 @@ prior is improper log Z is undefined. `one_comp_mm_elim_abs` has two parameters 
 reference draws the ten chains' own standard deviations of one of them run from 4.2 to 11.1, so there the agreement of
 standard deviations is partly luck."""
 FULL = """`python examples/benchmarks/run.py`: trained in full (`target_ess=1.0`), else default settings, the audit
-included. Every training had one core to itself. log Z, ESS and k̂ are those of one evaluation a draw; `reliable` is
-said of `sampler.evidence`, which may come from a bridge."""
+included, each training on one core, which some shared with other work. log Z, ESS and k̂ are those of one evaluation a
+draw; `reliable` is said of `sampler.evidence`, which may come from a bridge."""
 DEFAULT = """`python examples/benchmarks/run.py --target-ess 0.9`: as `OneStep` trains by default, the rest as above."""
 REFINED = """From one training with `budgets=(2, 4, 8)` (`run.py NAME --no-audit --budgets 2 4 8`), evaluations a draw
 in the columns. Seconds with one of two busy cores."""
