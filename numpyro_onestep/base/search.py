@@ -206,8 +206,9 @@ def _fit_scales(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array
     look like scales that one coordinate rules for another, but are held far better by Student-t tails.
     """
     key_fit, key_score = random.split(rng_key)
-    least = {"least_influence": _MIN_INFLUENCE, "least_tail": _MIN_TAIL}
-    fitted, num = conditional_scale.fit(target, key_fit, base.whitening, **least)
+    fitted, num = conditional_scale.fit(
+        target, key_fit, base.whitening, least_influence=_MIN_INFLUENCE, least_tail=_MIN_TAIL
+    )
     other = base._replace(whitening=fitted, heavy_share=jnp.zeros_like(base.heavy_share))
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), base, other)
     old, new = lax.map(lambda b: log_affinity(target, key_score, b), both)

@@ -11,6 +11,8 @@ from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = ["estimate", "with_caveats"]
 
+_MIN_FAMILIES = 16  # of the draws that bound log Z from above where a tail is heavy
+
 
 def estimate(
     replicates: Sequence[Proposals],
@@ -71,7 +73,8 @@ def estimate(
         alone = log_w if of_map is None else np.asarray(of_map, np.float64)
         expected = checks.expected_ratio(alone, log_z if of_map is None else log_mean_weight(alone)[0])
         misses = checks.sandwich_failures(expected, ratios, families)
-        result, tail_failures, tail_notes = checks.tail_failures(result, log_w, bounded=len(usable) > 0 and not misses)
+        bounded = checks.num_families(families[np.isfinite(ratios)]) >= _MIN_FAMILIES and not misses
+        result, tail_failures, tail_notes = checks.tail_failures(result, log_w, bounded)
         failures, notes = [*failures, *misses, *tail_failures], [*tail_notes, *notes]
         if log_ratios is not None and len(ratios) == 0:
             notes.append("note: there is no upper bound of log Z: the tempering did not reach the target.")
