@@ -212,8 +212,8 @@ def _fit_scales(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array
     other = base._replace(whitening=fitted, heavy_share=jnp.zeros_like(base.heavy_share))
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), base, other)
     old, new = lax.map(lambda b: log_affinity(target, key_score, b), both)
-    promising = conditional_scale.rules(fitted, _MIN_INFLUENCE) | (jnp.max(fitted.tails) >= _MIN_TAIL)
-    keep = promising & (new - old > 0.01)
+    tailed = (jnp.max(fitted.tails) >= _MIN_TAIL) & (base.heavy_share == 0)  # heavier ones hold exponential tails too
+    keep = (conditional_scale.rules(fitted, _MIN_INFLUENCE) | tailed) & (new - old > 0.01)
     return jax.tree.map(lambda a, b: jnp.where(keep, a, b), other, base), num
 
 
