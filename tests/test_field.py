@@ -35,8 +35,9 @@ def change_point(counts):
     numpyro.sample("counts", dist.Poisson(rate), obs=counts)
 
 
-@pytest.mark.slow
-def test_a_change_point_without_gradient():
+@pytest.fixture(scope="module")
+def change_point_run():
+    """Draws and evidence, the exact log Z and moments, and the share of each interval that the time may lie in."""
     num = 60
     counts = np.random.default_rng(21).poisson(np.where(np.arange(num) < 35, 3.0, 1.8))
     first = np.arange(1, num + 1)  # counts before the change, for each interval that its time may lie in
@@ -52,10 +53,21 @@ def test_a_change_point_without_gradient():
         moments[name] = center, np.sqrt(share @ (var + mean**2) - center**2)
     center = share @ (first - 0.5)
     moments["time"] = center, np.sqrt(share @ ((first - 0.5) ** 2 + 1 / 12) - center**2)
-    draws, evidence = run(change_point, jnp.asarray(counts))
+    return *run(change_point, jnp.asarray(counts)), log_z, moments, share
+
+
+@pytest.mark.slow
+def test_a_change_point_without_gradient(change_point_run):
+    draws, evidence, log_z, moments, share = change_point_run
     check(draws, evidence, log_z, moments, 0.2)
-    seen = np.histogram(draws["time"], np.arange(num + 1))[0] / len(draws["time"])
+    seen = np.histogram(draws["time"], np.arange(len(share) + 1))[0] / len(draws["time"])
     assert 0.5 * np.sum(np.abs(seen - share)) < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="it is .0502")
+def test_the_change_points_error_is_at_most_five_hundredths(change_point_run):
+    assert change_point_run[1].std_error <= 0.05
 
 
 SHORTEST, LONGEST, NOISE = 2.0, 30.0, 1.5

@@ -60,15 +60,21 @@ def run_nuts(model: Any, args: tuple, seed: int) -> dict[str, Any]:
 
 def run_ours(model: Any, args: tuple, seed: int) -> dict[str, Any]:
     """`OneStepSampler` with its defaults: draws, audit, evidence and summary."""
+    sampler, seen = default_run(model, args, seed)
+    sampler.print_summary()
+    return seen
+
+
+def default_run(model: Any, args: tuple, seed: int, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """A sampler after its run, with draws, audit and evidence, and what came of it; `options` are the kernel's."""
     from jax import random
 
     from numpyro_onestep import OneStep, OneStepSampler
 
-    sampler = OneStepSampler(OneStep(model), progress_bar=False)
+    sampler = OneStepSampler(OneStep(model, **options), progress_bar=False)
     sampler.run(random.key(seed), *args)
     evidence = sampler.evidence
-    sampler.print_summary()
-    return {
+    return sampler, {
         "dim": int(sampler.setup.center.shape[0]),
         "gradients": sampler.num_gradients / 1e6,
         "iterations": int(sampler.last_state.train.iteration),

@@ -30,25 +30,15 @@ FIVE = ("eight schools", "german credit", "sonar", "item response", "regression,
 NUM_DRAWS = 1_000_000
 
 
-def run(name: str, seed: int, **options: Any) -> tuple[Any, dict[str, float]]:
-    """A sampler after its run with draws, audit and evidence, and what came of it."""
+def run(name: str, seed: int, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """A sampler after its run with draws, audit and evidence, what came of it, and its seconds."""
     from answer_targets import TARGETS
-    from jax import random
-
-    from numpyro_onestep import OneStep, OneStepSampler
+    from answer_time import default_run
 
     model, args = TARGETS[name](seed)
     begin = time.perf_counter()
-    sampler = OneStepSampler(OneStep(model, **options), progress_bar=False)
-    sampler.run(random.key(0), *args)
-    evidence = sampler.evidence
-    return sampler, {
-        "seconds": time.perf_counter() - begin,
-        "iterations": int(sampler.last_state.train.iteration),
-        "ess": evidence.ess / evidence.num_proposals,
-        "log_z": evidence.log_z,
-        "reliable": evidence.reliable,
-    }
+    sampler, seen = default_run(model, args, 0, **options)
+    return sampler, {"seconds": time.perf_counter() - begin, **seen}
 
 
 def measure(name: str, batches: list[int]) -> dict[str, Any]:
@@ -59,7 +49,7 @@ def measure(name: str, batches: list[int]) -> dict[str, Any]:
     sampler, first = run(name, 0)
     first["seconds"] = time.perf_counter() - START
     row: dict[str, Any] = {"target": name, "device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    row |= {"dim": int(sampler.setup.center.shape[0]), "cold": first}
+    row |= {"dim": first["dim"], "cold": first}
     sampler, row["warm"] = run(name, 1)
     for seed in (1, 2):
         begin = time.perf_counter()
