@@ -51,6 +51,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
+def optimized():
+    """Compile as a user's process does, for a test whose programs run for longer than that takes."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
 def getkey():
     keys = iter(jax.random.split(jax.random.key(20251205), 1000))
     return lambda: next(keys)
