@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -49,10 +50,10 @@ def unpooled(error: np.ndarray, effect: np.ndarray) -> None:
 
 
 def run_onestep(
-    model: Callable, seed: int, num_warmup: int, num_samples: int, audit: bool = True
+    model: Callable, seed: int, num_warmup: int, num_samples: int, **options: Any
 ) -> tuple[OneStepSampler, float]:
-    """Train and draw with default settings; seconds include the base fit and compilation."""
-    kernel = OneStep(model, coverage_audit=audit)
+    """Train and draw, with default settings but for the smoke's; seconds include the base fit and compilation."""
+    kernel = OneStep(model, **options)
     sampler = OneStepSampler(kernel, num_warmup=num_warmup, num_samples=num_samples)
     start = time.perf_counter()
     sampler.run(jax.random.key(seed), ERROR, EFFECT)
@@ -102,7 +103,10 @@ def main() -> None:
     options = parser.parse_args()
     num_warmup, num_samples = (10, 100) if options.smoke else (1000, 1000)
 
-    sampler, seconds = run_onestep(hierarchical, 0, num_warmup, num_samples)
+    # of a smoke's seconds most would be compilation
+    few: dict[str, Any] = {"width": 16, "num_blocks": 1, "bridge": "never"} if options.smoke else {}
+
+    sampler, seconds = run_onestep(hierarchical, 0, num_warmup, num_samples, **few)
     nuts, nuts_seconds = run_nuts(num_warmup, num_samples)
     print("NUTS, target_accept_prob=0.95")
     nuts.print_summary()
@@ -128,8 +132,8 @@ def main() -> None:
     print(f"NUTS {nuts_seconds:.0f} s, {int(nuts.get_extra_fields()['diverging'].sum())} divergences")
 
     others = {"pooled": pooled, "no pooling": unpooled}
-    audit = not options.smoke  # compiling it would be most of the seconds
-    rivals = {name: run_onestep(model, 4, num_warmup, num_samples, audit)[0] for name, model in others.items()}
+    few |= {"coverage_audit": False} if options.smoke else {}
+    rivals = {name: run_onestep(model, 4, num_warmup, num_samples, **few)[0] for name, model in others.items()}
     table = compare({"hierarchical": sampler, **rivals})
     print()
     print(table.drop(columns="warnings").to_string(float_format=lambda x: f"{x:.3f}"))

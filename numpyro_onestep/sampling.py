@@ -12,8 +12,7 @@ from numpyro_onestep.bridge.crossing import Crossing, cross, is_crossed, sweep
 from numpyro_onestep.compilation import compile_ahead, shapes_of, split
 from numpyro_onestep.draws import chains, proposal
 from numpyro_onestep.draws.chains import Chains
-from numpyro_onestep.draws.proposal import pool, want_bridge
-from numpyro_onestep.draws.weights import effective_sample_size
+from numpyro_onestep.draws.proposal import are_poor, pool, want_bridge
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.steps import own_steps
 
@@ -40,14 +39,6 @@ def bridges_of(flows: Sequence[Flow], rng_key: Array, num_steps: int, progress_b
             crossings.append(jax.block_until_ready(cross(flow, key, own_steps(flow.network, num_steps), num_clouds)))
             bar.update()
     return crossings
-
-
-def _are_poor(bridge: str, log_weights: np.ndarray) -> bool:
-    """Whether draws of these weights need a bridge; a heavy tail alone is a matter of the evidence.
-
-    A bridge has fewer particles than there are draws, so the shares of many modes are better kept without.
-    """
-    return want_bridge(bridge, effective_sample_size(log_weights) / len(log_weights), fine=True)
 
 
 def expect(rng_key: Array, bridge: str, num_draws: int, num_steps: int, flow: Callable[[], Flow], share: float) -> None:
@@ -103,7 +94,7 @@ def chains_of(
     num = shape[0] * shape[1]
     proposals = pool(flows, key_propose, num * (2 if correction == "resample" else 1), num_steps)
     crossings = None
-    if correction != "none" and _are_poor(bridge, np.asarray(proposals.log_weights)):
+    if correction != "none" and are_poor(bridge, np.asarray(proposals.log_weights)):
         crossings = bridges_of(flows, key_bridge, num_steps, progress_bar)
     if crossings is None or not all(map(is_crossed, crossings)):
         how = correction, shape, num_steps, thinning, len(flows)

@@ -5,6 +5,9 @@ exact motion in a standard normal, which p0 is or is near, and so is the target 
 the rest, ∇log π_λ(x) + x with log π_λ = (1 − λ) log p0 + λ log π̃ (Shahbaba et al. 2014, split Hamiltonian Monte
 Carlo). Any force whatever leaves the steps invertible and volume-preserving, hence all weights exact; so the force of
 the flow's misfit is held within bounds, and no point is thrown far out by a steep place.
+
+Where p0 has several components each is narrower than all of them, which have unit covariance. There x is L y, with L Lᵀ
+the components' mean covariance, and the steps are made on y: the turn with its kicks is exact in N(m, I) for any m.
 """
 
 from typing import NamedTuple, Protocol
@@ -12,6 +15,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
+from jax.scipy.linalg import solve_triangular
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.distribution import Base
@@ -33,10 +37,14 @@ class Density(Protocol):
 
 
 class Path(NamedTuple):
-    """What the steps lead between: p0, and the target on the same coordinates."""
+    """What the steps lead between: p0, and the target on the same coordinates.
+
+    `scale` is L, shape (D, D), lower triangular; None for the identity.
+    """
 
     target: Density
     base: Base
+    scale: Array | None = None
 
 
 class Point(NamedTuple):
@@ -62,20 +70,22 @@ def log_density(at: Point, annealing: Array) -> Array:
     return jnp.where(annealing > 0, annealing * at.log_target, 0.0) + (1 - annealing) * at.log_base
 
 
-def _force(at: Point, annealing: Array) -> Array:
-    misfit = at.grad_target - at.grad_base
+def _force(path: Path, y: Array, at: Point, annealing: Array) -> Array:
+    misfit, of_base = at.grad_target - at.grad_base, at.grad_base
+    if path.scale is not None:
+        misfit, of_base = path.scale.T @ misfit, path.scale.T @ of_base
     misfit = misfit / jnp.sqrt(1 + jnp.mean((misfit / _MAX_FORCE) ** 2))
-    return annealing * misfit + at.grad_base + at.x
+    return annealing * misfit + of_base + y
 
 
 def leapfrog(path: Path, at: Point, momentum: Array, annealing: Array, angle: Array) -> tuple[Point, Array]:
     """Half a kick, a turn by `angle`, and half a kick, of one point and its momentum."""
     kick = jnp.tan(angle / 2)
-    momentum = momentum + kick * _force(at, annealing)
-    x = jnp.cos(angle) * at.x + jnp.sin(angle) * momentum
-    momentum = jnp.cos(angle) * momentum - jnp.sin(angle) * at.x
-    at = look(path, x)
-    return at, momentum + kick * _force(at, annealing)
+    y = at.x if path.scale is None else solve_triangular(path.scale, at.x, lower=True)
+    momentum = momentum + kick * _force(path, y, at, annealing)
+    y, momentum = jnp.cos(angle) * y + jnp.sin(angle) * momentum, jnp.cos(angle) * momentum - jnp.sin(angle) * y
+    at = look(path, y if path.scale is None else path.scale @ y)
+    return at, momentum + kick * _force(path, y, at, annealing)
 
 
 def move(path: Path, rng_key: Array, at: Point, annealing: Array, log_angle: Array) -> tuple[Point, Array]:

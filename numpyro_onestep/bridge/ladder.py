@@ -19,13 +19,14 @@ import numpy as np
 from jax import Array, lax, random
 
 from numpyro_onestep.base import distribution as base_
+from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.bridge import hamiltonian
 from numpyro_onestep.bridge.hamiltonian import Path, Point
 from numpyro_onestep.compilation import jit
 from numpyro_onestep.flow import scores, steps
 from numpyro_onestep.flow.density import Flow, PulledBack
 
-__all__ = ["Ends", "ascend", "compiled_angle_of", "find_angle", "path_of"]
+__all__ = ["Ends", "ascend", "compiled_angle_of", "find_angle", "path_of", "scale_of"]
 
 _ANGLES = (0.1, 0.2, 0.4, 0.7)  # to choose from
 _REFRESHMENT = 0.25  # the momentum keeps e^−(θ/4) of itself from step to step
@@ -53,7 +54,16 @@ def path_of(trained: Flow, num_steps: int, few: bool = False) -> Path:
     if base.dim > scores.EXACT_DIM and not few:
         key_draw, key_signs = random.split(random.key(0))
         near = scores.reference(blocks, key_signs, base_.sample(base, key_draw, _NUM_NEAR))
-    return Path(PulledBack(blocks, trained.problem, near), base)
+    return Path(PulledBack(blocks, trained.problem, near), base, scale_of(base))
+
+
+def scale_of(base: Base) -> Array | None:
+    """The Cholesky factor of the mean covariance of p0's components; None where there is but one."""
+    mixture = base.mixture
+    if len(mixture.log_weights) == 1:  # of which it is the identity
+        return None
+    covariances = jnp.einsum("kij,klj->kil", mixture.scale_trils, mixture.scale_trils)
+    return jnp.linalg.cholesky(jnp.einsum("k,kij->ij", jnp.exp(mixture.log_weights), covariances))
 
 
 def ascend(path: Path, rng_key: Array, num_draws: int, num_steps: int, angle: Array) -> Ends:

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
+from scipy.special import logsumexp
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.bridge import ladder
 from numpyro_onestep.compilation import compile_ahead, jit, jit_once, split
+from numpyro_onestep.draws.weights import effective_sample_size
 from numpyro_onestep.flow import density, folds, steps
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.model.function import ModelFunction
@@ -22,6 +24,7 @@ __all__ = [
     "NUM_PROPOSALS",
     "Proposals",
     "angle_of",
+    "are_poor",
     "expect",
     "pool",
     "propose",
@@ -36,6 +39,7 @@ _CHUNK = 1024
 _MAX_LOOKED_AT = 512
 NUM_PROPOSALS = 4096  # of the evidence
 ENOUGH_ESS = 0.5  # share of effective draws from which on they need no bridge
+_LONG_STAY, _LONG_SHARE = 20, 0.005  # of chains at one draw: in draws, and as a share of them
 
 
 class Proposals(NamedTuple):
@@ -142,6 +146,17 @@ def want_bridge(choice: str, share: float, fine: bool) -> bool:
     `fine`.
     """
     return choice == "always" or (choice == "auto" and not (share >= ENOUGH_ESS and fine))
+
+
+def are_poor(choice: str, log_weights: np.ndarray) -> bool:
+    """Whether the draws of a run need a bridge: too few are effective, or a chain would stay at one of them for long.
+
+    A bridge has fewer particles than there are draws, so the shares of many modes are better kept without.
+    """
+    num = len(log_weights)
+    stay = num * np.exp(np.max(log_weights) - logsumexp(log_weights))
+    share = effective_sample_size(log_weights) / num
+    return want_bridge(choice, share, fine=bool(stay < max(_LONG_STAY, num * _LONG_SHARE)))
 
 
 @partial(jit_once, static_argnames=("num_draws",))

@@ -6,13 +6,14 @@ from jax import random
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.mixture_vi import Mixture
-from numpyro_onestep.bridge import hamiltonian
+from numpyro_onestep.bridge import hamiltonian, ladder
 from numpyro_onestep.bridge.hamiltonian import Path
 from numpyro_onestep.model.target import safe_log_density
 
 DIM = 3
 BASE = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, DIM)), jnp.eye(DIM)[None]))
 BANANA = Path(safe_log_density(lambda x: -0.5 * jnp.sum(x**2) - 2 * (x[1] - x[0] ** 2) ** 2), BASE)
+NARROW = jnp.array([[0.3, 0.0, 0.0], [0.2, 0.8, 0.0], [-0.1, 0.1, 0.5]])
 
 
 def leap(path, x, p, annealing=0.6, angle=0.4):
@@ -22,13 +23,14 @@ def leap(path, x, p, annealing=0.6, angle=0.4):
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])  # far out the force is held within bounds
-def test_a_leapfrog_goes_back_and_keeps_volume(getkey, scale):
+@pytest.mark.parametrize("path", [BANANA, BANANA._replace(scale=NARROW)], ids=["plain", "preconditioned"])
+def test_a_leapfrog_goes_back_and_keeps_volume(getkey, path, scale):
     @jax.jit
     @jax.vmap
     def run(x, p):
-        end, momentum = leap(BANANA, x, p)
-        back, reversed_ = leap(BANANA, end, -momentum)
-        jacobian = jax.jacfwd(lambda xp: jnp.concatenate(leap(BANANA, xp[:DIM], xp[DIM:])))(jnp.concatenate([x, p]))
+        end, momentum = leap(path, x, p)
+        back, reversed_ = leap(path, end, -momentum)
+        jacobian = jax.jacfwd(lambda xp: jnp.concatenate(leap(path, xp[:DIM], xp[DIM:])))(jnp.concatenate([x, p]))
         return end, back, reversed_, jacobian
 
     x, p = scale * random.normal(getkey(), (64, DIM)), random.normal(getkey(), (64, DIM))
@@ -72,3 +74,15 @@ def test_a_point_that_is_not_known_does_not_move(getkey):
     moved, accept_prob = hamiltonian.move(BANANA, getkey(), at, jnp.array(1.0), jnp.log(0.5))
     assert np.all(np.isnan(moved.x))
     assert np.all(accept_prob == 0)
+
+
+def test_the_turn_is_exact_in_each_of_several_narrow_components(getkey):
+    tril = jnp.linalg.cholesky(jnp.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 0.04]]))
+    means = jnp.array([[8.0, 0.0, 0.0], [-8.0, 0.0, 0.0]])
+    base = base_.whiten(Mixture(jnp.log(jnp.full(2, 0.5)), means, jnp.stack([tril, tril])))
+    path = Path(safe_log_density(lambda x: base_.log_prob(base, x)), base, ladder.scale_of(base))
+    start = jax.vmap(lambda x: hamiltonian.look(path, x))(base_.sample(base, getkey(), 256))
+    _, accept_prob = hamiltonian.move(path, getkey(), start, jnp.ones(()), jnp.log(1.0))
+    assert np.mean(accept_prob) > 0.98
+    _, accept_prob = hamiltonian.move(path._replace(scale=None), getkey(), start, jnp.ones(()), jnp.log(1.0))
+    assert np.mean(accept_prob) < 0.5
