@@ -1,33 +1,12 @@
 """The gallery: each model with its data, and what of it is compared."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 import hierarchical
 import mixtures
 import regressions
 import time_series
+from entry import Entry
 
-__all__ = ["GALLERY", "Entry"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model of the gallery.
-
-    Attributes:
-        model: the NumPyro model.
-        args: its data.
-        compared: sites, latent or deterministic, whose means and standard deviations are compared, element by element.
-            Left out are sites that only serve another one, and those without a standard deviation, for their logs.
-        no_data: the model observes nothing, so that simulating it forward gives exact draws.
-    """
-
-    model: Callable[..., None]
-    args: tuple[Any, ...]
-    compared: tuple[str, ...]
-    no_data: bool = False
+__all__ = ["GALLERY"]
 
 
 GALLERY: dict[str, Entry] = {
