@@ -21,7 +21,7 @@ class Entry:
         compared: sites, latent or deterministic, whose means and standard deviations are compared, element by element.
             Left out are sites that only serve another one, and those without a standard deviation, for their logs.
         no_data: the model observes nothing, so that simulating it forward gives exact draws.
-        reference: a model with the same posterior of the compared sites that is easier for NUTS, and so their reference.
+        reference: a model with the same posterior of the compared sites that is easier for NUTS: it is their reference.
         exactly: a function of a number and a generator that gives as many exact draws of the compared sites, and log Z.
     """
 
