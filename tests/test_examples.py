@@ -75,6 +75,14 @@ def test_gallery(tmp_path):
 
 
 @pytest.mark.slow
+def test_field(tmp_path):
+    verdicts = verdicts_of("field/run.py", tmp_path)
+    assert len(verdicts) == 28
+    assert verdicts.count("agrees") >= 22
+    assert verdicts.count("WRONG") <= 2  # two necks; tests/test_field.py has one of them as a known failure
+
+
+@pytest.mark.slow
 @pytest.mark.skipif("ONESTEP_DATA" not in os.environ, reason="the reference draws are not part of the project")
 def test_posteriordb(tmp_path):
     verdicts = verdicts_of("benchmarks/posteriordb.py", tmp_path)

@@ -136,7 +136,7 @@ def compare(entry: Entry, seed: int, counts: Counts) -> dict[str, Any]:
             raise
         nuts, nuts_seconds, trouble = known[0], float("nan"), str(error).splitlines()[0]
     ours, sampler, seconds = run_onestep(entry, seed, counts)
-    reference, log_z = known if known else (nuts, float("nan"))
+    reference, log_z = known if known else (nuts, entry.log_z)
     if entry.reference is not None:
         reference, _, more = run_nuts(entry.reference, entry, seed, counts)
         trouble += f"; the reference: {more}" if more else ""

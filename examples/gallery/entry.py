@@ -22,6 +22,7 @@ class Entry:
             Left out are sites that only serve another one, and those without a standard deviation, for their logs.
         no_data: the model observes nothing, so that simulating it forward gives exact draws.
         reference: a model with the same posterior of the compared sites that is easier for NUTS: it is their reference.
+        log_z: what is known of it otherwise.
         exactly: a function of a number and a generator that gives as many exact draws of the compared sites, and log Z.
     """
 
@@ -30,4 +31,5 @@ class Entry:
     compared: tuple[str, ...]
     no_data: bool = False
     reference: Callable[..., None] | None = None
+    log_z: float = float("nan")
     exactly: Callable[[int, np.random.Generator], tuple[Draws, float]] | None = None
