@@ -71,4 +71,5 @@ def run(entries: dict[str, Entry], description: str | None) -> None:
                     file.write(json.dumps(row) + "\n")
         print(markdown(row), flush=True) if options.markdown else show(row)
         verdicts.append(row["verdict"])
-    print(f"{len(verdicts)} models: " + ", ".join(f"{verdicts.count(v)} {v}" for v in ("agrees", "flagged", "WRONG")))
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("agrees", "flagged", "WRONG"))
+    print("\n" * options.markdown + f"{len(verdicts)} models: {counts}")
