@@ -31,6 +31,7 @@ HOUSE: dict[str, list[str]] = {
     "results": ["samples", "inference_data", "plots", "compare", "checkpoint", "flow_distribution", "reparam"],
     "sampler": [],
     "__init__": [],
+    "__main__": [],
 }
 ORDER = [f"{room}.{file}" if files else room for room, files in HOUSE.items() for file in files or [""]]
 PATHS = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")}
@@ -105,6 +106,6 @@ def test_a_file_can_be_read_in_one_sitting():
 
 def test_the_architecture_page_knows_every_room():
     page = (ROOT.parent / "docs" / "architecture.md").read_text()
-    for name in ORDER[:-1]:
+    for name in ORDER:
         room, _, file = name.partition(".")
         assert f"`{file or room}`" in page or f"`{file or room}.py`" in page or f"{room}/{file}" in page, name

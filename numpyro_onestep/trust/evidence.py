@@ -1,5 +1,6 @@
 """`Evidence`: the log evidence, its error, and whether to believe it."""
 
+from html import escape
 from typing import NamedTuple
 
 __all__ = ["Evidence"]
@@ -44,3 +45,29 @@ class Evidence(NamedTuple):
     warnings: tuple[str, ...]
     num_evaluations: int = 1
     draws_reliable: bool = True
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What `print` and a notebook show: names and values, the warnings last."""
+        each = f"{self.num_evaluations} evaluation{'s' * (self.num_evaluations > 1)} each"
+        share = 100 * self.ess / self.num_proposals
+        return [
+            ("log Z", f"{self.log_z:.3f} ± {self.std_error:.3f}"),
+            ("bounds", f"{self.elbo:.3f} to {self.eubo:.3f}"),
+            ("effective", f"{self.ess:.0f} of {self.num_proposals} proposals ({share:.1f} %), {each}"),
+            ("Pareto k", f"{self.pareto_k:.2f}"),
+            ("folds", f"{self.fold_fraction:.4f}"),
+            ("flows", f"{self.num_replicates}"),
+            ("reliable", _verdict(self.reliable, self.draws_reliable)),
+            *(("" if i else "warnings", warning) for i, warning in enumerate(self.warnings)),
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:11}{value}" for name, value in self.rows())
+
+    def _repr_html_(self) -> str:
+        cells = "".join(f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in self.rows())
+        return f'<table style="text-align: left">{cells}</table>'
+
+
+def _verdict(reliable: bool, draws_reliable: bool) -> str:
+    return "yes" if reliable else "no, but the draws are" if draws_reliable else "no"
