@@ -8,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA logs every program it 
 
 import jax
 import pytest
+from threadpoolctl import threadpool_limits
 
 from numpyro_onestep import compilation
 
@@ -16,6 +17,8 @@ if _WORKER and hasattr(os, "sched_setaffinity"):
     # one core each, before XLA counts them: its threads spin, and would take the other process's turns
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(_WORKER.removeprefix("gw")) % len(cores)]})
+    # BLAS has counted them already, and two of its threads on one core wait for one another most of the time
+    threadpool_limits(1, "blas")
 
 # many tests run the same small program: it is compiled once; the folder is the first process's, the workers inherit it
 _OWN = "ONESTEP_TEST_CACHE" not in os.environ
@@ -48,15 +51,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "[NUTS" in item.nodeid:
             item.add_marker(pytest.mark.slow)
-
-
-@pytest.fixture
-def optimized():
-    """Compile as a user's process does, for a test whose programs run for longer than that takes."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
