@@ -48,7 +48,7 @@ FIELD: dict[str, Entry] = {
         exactly=several_modes.line_exactly,
     ),
     "mirror images": Entry(
-        several_modes.mirror, (several_modes.answers(),), ("signed_slope", "difficulty", "signed_ability")
+        several_modes.mirror, TARGETS["item response"](0)[1], ("signed_slope", "difficulty", "signed_ability")
     ),
     "two lines": Entry(
         several_modes.two_lines,

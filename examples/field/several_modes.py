@@ -10,7 +10,6 @@ from entry import Draws
 from scipy.special import logsumexp
 
 __all__ = [
-    "answers",
     "faint_line",
     "line_exactly",
     "mirror",
@@ -105,15 +104,6 @@ def line_exactly(num: int, rng: np.random.Generator) -> tuple[Draws, float]:
     jitter = steps * (rng.random((num, 2)) - 0.5)
     draws = {"center": centers[which // 60] + jitter[:, 0], "log_width": log_widths[which % 60] + jitter[:, 1]}
     return draws | {"continuum": beta[:, :2], "height": beta[:, 2]}, float(logsumexp(log_mass))
-
-
-def answers(persons: int = 80, items: int = 12) -> np.ndarray:
-    """Right and wrong answers of persons to items."""
-    rng = np.random.default_rng(3)
-    ability, slope, difficulty = rng.normal(size=persons), rng.lognormal(0.2, 0.3, items), rng.normal(0, 1, items)
-    return (rng.random((persons, items)) < 1 / (1 + np.exp(-(slope * ability[:, None] - difficulty)))).astype(
-        np.float32
-    )
 
 
 def mirror(y: np.ndarray) -> None:

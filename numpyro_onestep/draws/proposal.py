@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
-from scipy.special import logsumexp
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.bridge import ladder
 from numpyro_onestep.compilation import compile_ahead, jit, jit_once, split
-from numpyro_onestep.draws.weights import effective_sample_size
+from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight
 from numpyro_onestep.flow import density, folds, steps
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.model.function import ModelFunction
@@ -154,7 +153,7 @@ def are_poor(choice: str, log_weights: np.ndarray) -> bool:
     A bridge has fewer particles than there are draws, so the shares of many modes are better kept without.
     """
     num = len(log_weights)
-    stay = num * np.exp(np.max(log_weights) - logsumexp(log_weights))
+    stay = np.exp(np.max(log_weights) - log_mean_weight(log_weights)[0])
     share = effective_sample_size(log_weights) / num
     return want_bridge(choice, share, fine=bool(stay < max(_LONG_STAY, num * _LONG_SHARE)))
 
