@@ -23,6 +23,7 @@ def iterate(
     trained: TrainState,
     problem: Problem,
     unravel: ModelFunction,
+    out: ModelFunction | None,
     *,
     num_steps: int,
     finest: int,
@@ -35,7 +36,8 @@ def iterate(
         state: before it.
         trained: the flow, trained on since.
         problem: base and target.
-        unravel: from a flat unconstrained point to the values of the state.
+        unravel: from the sampler's flat vector to the values of the state.
+        out: the volume of that vector, see `ModelSetup.out_of_coordinates`.
         num_steps: evaluations per draw.
         finest: the finest budget that the map was refined for.
         correction: as in `OneStep`.
@@ -62,12 +64,13 @@ def iterate(
     def one(chain: OneStepState) -> OneStepState:
         new = propose(chain.rng_key, chain.log_weight, chain.x, chain.flow, chain.log_angle)
         keep = lambda a, b: jnp.where(new.moved, a, b)  # noqa: E731
+        energy = new.potential_energy if out is None else new.potential_energy + out(new.point)[1]
         n = jnp.maximum(1, chain.i + 1 - num_warmup)
         mean = chain.mean_accept_prob + (new.accept_prob - chain.mean_accept_prob) / n
         return chain._replace(
             i=chain.i + 1,
             z=jax.tree.map(keep, unravel(new.point), chain.z),
-            potential_energy=keep(new.potential_energy, chain.potential_energy),
+            potential_energy=keep(energy, chain.potential_energy),
             log_weight=new.log_weight,
             x=new.x,
             flow=new.flow,
@@ -78,9 +81,9 @@ def iterate(
             rng_key=new.rng_key,
         )
 
-    own = state._replace(base=None, train=None, ladder_angle=None)  # type: ignore[arg-type]
+    own = state._replace(base=None, train=None, ladder_angle=None, members=None)  # type: ignore[arg-type]
     moved = one(own) if jnp.ndim(state.i) == 0 else jax.vmap(one)(own)
-    return moved._replace(base=state.base, train=trained, ladder_angle=ladder_angle)
+    return moved._replace(base=state.base, train=trained, ladder_angle=ladder_angle, members=state.members)
 
 
 def _ladder_angle(state: OneStepState, trained: TrainState, problem: Problem, num_steps: int) -> Array:

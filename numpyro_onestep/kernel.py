@@ -236,11 +236,13 @@ class OneStep(MCMCKernel):
         setup = self.look(key_setup, init_params, args, kwargs, fill_idle=False)  # other arguments may follow
         trained, base = None, None
         if num_warmup > 0:
+            setup = setup if single else setup.find_members(args, kwargs)
             target = setup.target(args, kwargs)
-            base = search(target, self.init_scale, key_base, setup.center)
+            base = search(setup.marginal(args, kwargs), self.init_scale, key_base, setup.start)
+            base = base_.beside(base, setup.dim - base.dim)
             base = base_.pad(base) if single else base  # states of single chains are stacked in the end
             trained = fit.start(key_train, Problem(base, target), self.plan(base.dim, setup.work), num_warmup)
-        state = first_state(rng_key, setup, self.num_steps, base, trained)
+        state = first_state(rng_key, setup, (args, kwargs), self.num_steps, base, trained)
         if isinstance(setup.center, Tracer):  # it must not outlive the transformation
             self._setup = setup._replace(center=np.zeros(setup.center.shape, setup.center.dtype))
         return state
@@ -260,14 +262,16 @@ class OneStep(MCMCKernel):
                 "OneStep has no trained flow: `num_warmup=0` leaves it untrained. Use num_warmup ≥ 1 (1000 gives the "
                 "full quality), or set `mcmc.post_warmup_state` to the `last_state` of an earlier run."
             )
-        problem = Problem(state.base, self.setup.target(model_args, model_kwargs))
-        plan = self.plan(state.base.dim, self.setup.work)
+        setup = self.setup.in_coordinates(state.members)
+        problem = Problem(state.base, setup.target(model_args, model_kwargs))
+        plan = self.plan(state.base.dim, setup.work)
         trained = fit.advance(state.train, problem, plan, 1)
         return iterate(
             state,
             trained,
             problem,
-            self.setup.unraveled(),
+            setup.unraveled(model_args, model_kwargs),
+            setup.out_of_coordinates(model_args, model_kwargs),
             num_steps=self.num_steps,
             finest=2**plan.num_levels,
             correction=self.correction,

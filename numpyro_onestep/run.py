@@ -51,8 +51,12 @@ class Run(NamedTuple):
         return flows_of(self.state, self.setup.target(self.args, self.kwargs))
 
     def constrain(self) -> ModelFunction:
-        """Constrained values and deterministic sites of the flat unconstrained vector."""
+        """Constrained values and deterministic sites of the sampler's flat vector."""
         return self.setup.constrain(self.args, self.kwargs)
+
+    def constrain_point(self) -> ModelFunction:
+        """The same of the model's flat unconstrained vector."""
+        return self.setup.in_coordinates(None).constrain(self.args, self.kwargs)
 
 
 def run_of(mcmc: MCMC, what: str) -> Run:
@@ -81,7 +85,7 @@ def run_of(mcmc: MCMC, what: str) -> Run:
             setup = kernel.look(random.key(0), first_values(first), *given, fill_idle=False)
     setup.check_unchanged()
     args, kwargs = given
-    return Run(kernel, setup, args, kwargs, state)
+    return Run(kernel, setup.in_coordinates(state.members), args, kwargs, state)
 
 
 @one_blas_thread()

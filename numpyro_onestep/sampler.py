@@ -131,7 +131,7 @@ class OneStepSampler(MCMC):
                 state = self._train(key_train, init_params, warm_start)
                 if self._warmup_state is not None:  # the next run goes on from here
                     self._warmup_state = state
-            state_.check_dim(state_.trained_flows(state)[0].base, self.setup.center)  # type: ignore[arg-type]
+            state_.check_dim(state_.trained_flows(state)[0].base, self.setup.dim)  # type: ignore[arg-type]
             self._draw_chains(key_draw, state, extra_fields)
 
     @one_blas_thread()
@@ -229,21 +229,25 @@ class OneStepSampler(MCMC):
         point = samples.one_point(init_params, self.num_chains, self.sampler._potential_fn)
         if point is None and self.sampler.model is None and state is not None:
             point = state_.first_values(state)
-        self.setup = setup = self.sampler.look(rng_key, point, self._args, self._kwargs)
+        setup = self.sampler.look(rng_key, point, self._args, self._kwargs)
+        self.setup = setup = setup.in_coordinates(None if state is None else state.members)
         return setup
 
     def _train(self, rng_key: Array, init_params: Any, warm_start: bool = False) -> OneStepState:
         """Find the base, train and audit."""
         earlier: Any = self._warmup_state if self._last_state is None else self._last_state
         before = earlier if warm_start and state_.trained_flows(earlier) else None  # without any it raises
-        kernel, setup = self.sampler, self._look(split(rng_key)[0], init_params)
-        target = setup.target(self._args, self._kwargs)
+        kernel, given = self.sampler, (self._args, self._kwargs)
+        self.setup = setup = self._look(split(rng_key)[0], init_params).find_members(*given)
+        target = setup.target(*given)
         bridge = kernel.bridge if kernel.correction != "none" else "never"
         done = warmup(
             rng_key,
             target,
-            setup.center,
-            kernel.plan(setup.center.shape[0], setup.work),
+            setup.dim,
+            setup.marginal(*given),
+            setup.start,
+            kernel.plan(setup.dim, setup.work),
             self.num_warmup,
             init_scale=kernel.init_scale,
             num_steps=kernel.num_steps,
@@ -254,7 +258,7 @@ class OneStepSampler(MCMC):
         )
         keys = done.rng_key if self.num_chains == 1 else random.split(done.rng_key, self.num_chains)
         self.num_gradients = done.num_gradients
-        state = state_.trained_state(keys, setup, kernel.num_steps, done.base, done.trained, target)
+        state = state_.trained_state(keys, setup, given, kernel.num_steps, done.base, done.trained)
         self._audited = self._audit_token(state), setup.identity, done.audit
         return state
 
@@ -267,7 +271,8 @@ class OneStepSampler(MCMC):
         if self.postprocess_fn is None:
             return setup.constrain(self._args, self._kwargs)
         identity = Same(self.postprocess_fn), setup.identity
-        return plain(lambda point: self.postprocess_fn(setup.unravel(point)), identity)  # type: ignore[misc]
+        unravel = setup.unraveled(self._args, self._kwargs)
+        return plain(lambda point: self.postprocess_fn(unravel(point)), identity)  # type: ignore[misc]
 
     def _draw_chains(self, rng_key: Array, state: OneStepState, extra_fields: tuple[str, ...]) -> None:
         """Fill the chains with corrected draws and leave a state from which `run` can go on."""
@@ -284,7 +289,8 @@ class OneStepSampler(MCMC):
         )
         drawn, self._bridges = chains_of(rng_key, flows, *how, self.progress_bar)
         self.num_gradients += sum(bridge.num_gradients for bridge in self._bridges or ())
-        fields, unravel = (*self._default_fields, *extra_fields), setup.unraveled()
+        drawn = samples.in_model(drawn, setup.out_of_coordinates(self._args, self._kwargs))
+        fields, unravel = (*self._default_fields, *extra_fields), setup.unraveled(self._args, self._kwargs)
         self._states = samples.by_chain(drawn, fields, self._constrainer(), unravel)
         self._states_flat = None
         z = samples.over_points(unravel, drawn.last_points)

@@ -15,6 +15,7 @@ from numpyro_onestep.bridge.clouds import FIRST_ANGLE
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.draws.proposal import angle_of
 from numpyro_onestep.flow.density import Flow
+from numpyro_onestep.members.laplace import Members
 from numpyro_onestep.model.function import ModelFunction
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.model.target import Target
@@ -55,6 +56,7 @@ class OneStepState(NamedTuple):
         ladder_angle: of the Hamiltonian steps of more than one evaluation a draw, one for each flow.
         base: the base distribution.
         train: the flow and its training state; None if it was never trained.
+        members: coordinates that are whitened given the rest before the flow sees them; None if there are none.
     """
 
     i: Array
@@ -72,18 +74,22 @@ class OneStepState(NamedTuple):
     ladder_angle: Array
     base: Base | None
     train: TrainState | None
+    members: Members | None = None
 
 
 def first_state(
-    rng_key: Array, setup: ModelSetup, num_steps: int, base: Base | None, trained: TrainState | None
+    rng_key: Array, setup: ModelSetup, given: Any, num_steps: int, base: Base | None, trained: TrainState | None
 ) -> OneStepState:
-    """The state before the first iteration, every chain at the base's centre; one chain for each key."""
+    """The state before the first iteration, every chain at the base's centre; one chain for each key.
+
+    `given` are the positional and the keyword arguments of the model.
+    """
     chains = () if is_prng_key(rng_key) else (len(rng_key),)
     zero: Any = np.zeros(chains, jnp.result_type(float))
     none: Any = np.zeros(chains, jnp.result_type(int))
     unknown: Any = np.full((*chains, *setup.center.shape), np.nan, zero.dtype)
     angles: Any = np.zeros(np.shape(trained.iteration) if trained is not None else (), zero.dtype)
-    z = setup.unravel(setup.center) if base is None else _center(base, setup.unraveled())
+    z = setup.unravel(setup.center) if base is None else _center(base, setup.unraveled(*given))
     return OneStepState(
         i=none,
         z=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, chains + leaf.shape), z),
@@ -100,6 +106,7 @@ def first_state(
         ladder_angle=angles,
         base=base,
         train=trained,
+        members=setup.members,
     )
 
 
@@ -109,14 +116,14 @@ def _center(base: Base, unravel: ModelFunction) -> Any:
 
 
 def trained_state(
-    rng_key: Array, setup: ModelSetup, num_steps: int, base: Base, trained: TrainState, target: Target
+    rng_key: Array, setup: ModelSetup, given: Any, num_steps: int, base: Base, trained: TrainState
 ) -> OneStepState:
-    """The state at the end of warmup, with a flow to `target` trained elsewhere."""
-    state = first_state(rng_key, setup, num_steps, base, trained)
+    """The state at the end of warmup, with a flow trained elsewhere; `given` are the model's arguments."""
+    state = first_state(rng_key, setup, given, num_steps, base, trained)
     state = state._replace(i=state.i + np.ravel(trained.num_iterations)[0])
     if num_steps == 1:
         return state
-    angles = [angle_of(flow, num_steps) for flow in flows_of(state, target)]
+    angles = [angle_of(flow, num_steps) for flow in flows_of(state, setup.target(*given))]
     return state._replace(ladder_angle=jnp.stack(angles) if len(angles) > 1 else angles[0])
 
 
@@ -148,11 +155,11 @@ def after_draws(state: OneStepState, keys: Array, z: Any, fields: dict[str, Arra
     return state._replace(**chains)
 
 
-def check_dim(base: Base, point: Array) -> None:
+def check_dim(base: Base, dim: int) -> None:
     """Raise ValueError if a flow trained earlier has another dimension than the model's points."""
-    if point.shape != (base.dim,):
+    if dim != base.dim:
         raise ValueError(
-            f"The trained flow has {base.dim} dimensions, but the model has {point.shape[0]}: was it trained on "
+            f"The trained flow has {base.dim} dimensions, but the model has {dim}: was it trained on "
             "another model, or on data of another shape? Train again."
         )
 

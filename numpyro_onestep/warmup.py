@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 
 from numpyro_onestep.base import search
 from numpyro_onestep.base.conditional_scale import influence
-from numpyro_onestep.base.distribution import Base
+from numpyro_onestep.base.distribution import Base, beside
 from numpyro_onestep.base.problem import Problem
-from numpyro_onestep.compilation import fold_in, full_precision, split
+from numpyro_onestep.compilation import fold_in, full_precision, shapes_of, split
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import Target
@@ -53,7 +53,9 @@ class Warmup(NamedTuple):
 def warmup(
     rng_key: Array,
     target: Target,
-    center: Array,
+    dim: int,
+    marginal: Target,
+    start_at: Array,
     plan: Plan,
     num_warmup: int,
     *,
@@ -74,7 +76,9 @@ def warmup(
     Args:
         rng_key: random key; the first of its three parts is for the look at the model.
         target: log γ on the flat unconstrained vector.
-        center: a valid point, shape (D,).
+        dim: its dimension D.
+        marginal: the same, or that with the last coordinates integrated out, which are standard normal to begin with.
+        start_at: a valid point of it, shape (D,) or less.
         plan: how to train.
         num_warmup: training iterations.
         init_scale: spread of the starts around the center.
@@ -99,6 +103,7 @@ def warmup(
 
     def expect_flow(base: Base) -> None:
         """Compile what comes after the search for a base of these shapes."""
+        base = shapes_of(beside, base, dim - base.dim)
         problem = Problem(base, target)
         network = training.expect(key_first, problem, plan, num_warmup)
         if coverage_audit:
@@ -107,12 +112,13 @@ def warmup(
             expect(lambda: Flow(network(), problem), 1.0)
 
     with tqdm(total=1, desc="base search", disable=not progress_bar) as bar:
-        base: Base = search.search(target, init_scale, key_base, center, spent, expect_flow)
+        base = search.search(marginal, init_scale, key_base, start_at, spent, expect_flow)
+        base = beside(base, dim - base.dim)
         bar.update()
     networks = None
     if before is not None:
         earlier: Any = before if jnp.ndim(before.base.annealed) == 0 else trained_flows(before)[0]  # type: ignore
-        check_dim(earlier.base, center)
+        check_dim(earlier.base, dim)
         networks = earlier.train.best
         base = earlier.base if bool(base.annealed) and bool(earlier.base.annealed) else base
 

@@ -5,6 +5,7 @@ the flow is linear far out, the weights of a target whose own tails are polynomi
 Gaussian base do not (Hesterberg 1995, defensive mixtures).
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from numpyro_onestep.compilation import jit_once
 
 __all__ = [
     "Base",
+    "beside",
     "log_prob",
     "pad",
     "parts",
@@ -106,6 +108,28 @@ def whiten_point(base: Base, z: Array) -> Array:
 def whitening_log_det(base: Base, u: Array) -> Array:
     """log|det ∂z/∂u| at one point."""
     return conditional_scale.log_det(base.whitening, u)
+
+
+@partial(jit_once, static_argnames=("num",))
+def beside(base: Base, num: int) -> Base:
+    """The base with `num` standard normal coordinates more, after its own and independent of them."""
+    if num == 0:
+        return base
+    eye, none = jnp.eye(num, dtype=base.rotation.dtype), jnp.zeros(num, base.rotation.dtype)
+
+    def vector(own: Array) -> Array:
+        return jnp.concatenate([own, jnp.broadcast_to(none, (*own.shape[:-1], num))], axis=-1)
+
+    def matrix(own: Array, new: Array) -> Array:
+        return jax.scipy.linalg.block_diag(own, new)
+
+    f, mixture = base.whitening, base.mixture
+    slopes, bends, mixing = (matrix(own, 0 * eye) for own in (f.scale_slopes, f.scale_bends, f.mixing))
+    trils = jax.vmap(lambda own: matrix(own, eye))(mixture.scale_trils)
+    shift, tril = vector(f.shift), matrix(f.scale_tril, eye)
+    whitening = Whitening(shift, tril, slopes, bends, mixing, vector(f.offset), vector(f.tails))
+    mixture = Mixture(mixture.log_weights, vector(mixture.means), trils)
+    return Base(mixture, whitening, base.annealed, matrix(base.rotation, eye), base.heavy_share)
 
 
 def pad(base: Base, sizes: tuple[int, ...] = (9, 64)) -> Base:

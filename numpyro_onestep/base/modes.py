@@ -28,6 +28,7 @@ __all__ = [
     "num_starts",
     "polish",
     "select",
+    "takes_hessians",
 ]
 
 NUM_ASCENTS = 140  # steps of first-order ascent from each start
@@ -130,9 +131,14 @@ def num_starts(work: int) -> int:
     return 32 if work > HEAVY_WORK else 128
 
 
-def num_polished(num_distinct: int, dim: int) -> int:
+def takes_hessians(target: LogDensity, dim: int) -> bool:
+    """Whether modes are polished and told apart by Hessians."""
+    return dim <= LARGE_DIM and getattr(target, "hessians", True)
+
+
+def num_polished(target: LogDensity, num_distinct: int, dim: int) -> int:
     """How many of the picked points to polish, of two numbers for which there are compiled programs."""
-    return FEW_MODES if num_distinct < FEW_MODES or dim > LARGE_DIM else MAX_MODES
+    return FEW_MODES if num_distinct < FEW_MODES or not takes_hessians(target, dim) else MAX_MODES
 
 
 class _Peaks(NamedTuple):
@@ -177,9 +183,9 @@ def _newton(target: LogDensity, start: Array, max_iterations: int) -> _Peaks:
 
 @jit_once
 def _climb_on(target: LogDensity, starts: Array) -> _Peaks:
-    """Newton from every start; above `LARGE_DIM`, where no Hessians are taken, the starts as they are."""
+    """Newton from every start; where no Hessians are taken, the starts as they are."""
     num, dim = starts.shape
-    if dim > LARGE_DIM:
+    if not takes_hessians(target, dim):
         eye = jnp.broadcast_to(jnp.eye(dim, dtype=starts.dtype), (num, dim, dim))
         value = jax.vmap(target.value)(starts)
         return _Peaks(starts, value, -eye, jnp.zeros(num, bool), jnp.zeros(num, int))
@@ -190,7 +196,7 @@ def polish(target: LogDensity, starts: Array) -> Modes:
     """Newton from every start, then the Laplace approximation at each distinct non-degenerate end point.
 
     Eight starts at a time, by one program for any number of them; the results are NumPy's. Under a JAX transformation
-    all at once. Above `LARGE_DIM` no Hessians are taken: the starts stay as they are, none of them valid.
+    all at once. Where no Hessians are taken the starts stay as they are, none of them valid.
     """
     if in_transformation(starts):
         return _laplace(_climb_on(target, starts))

@@ -81,7 +81,7 @@ def search(
                 " around the initial point). Check the model or potential for nan, or set `init_strategy`/`init_params`"
                 " to a valid point and a smaller `init_scale`."
             )
-        found = modes.polish(target, _rows(ends, picked[: modes.num_polished(int(num_distinct), dim)]))
+        found = modes.polish(target, _rows(ends, picked[: modes.num_polished(target, int(num_distinct), dim)]))
         spent.append(MORE_STARTS * climbing + int(found.num_gradients))
     if expect is not None and int(np.sum(found.valid)) <= 1:
         expect(_expect_single(target, key_tails, center))

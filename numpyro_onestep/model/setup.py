@@ -1,6 +1,7 @@
 """What is known of a model or potential function after one look: its density, its sites, and what it says of log Z."""
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +12,12 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 from jax.scipy.stats import norm
 
-from numpyro_onestep.compilation import full_precision
+from numpyro_onestep.compilation import full_precision, in_transformation
+from numpyro_onestep.members import laplace
+from numpyro_onestep.members.find import find
+from numpyro_onestep.members.laplace import Members
 from numpyro_onestep.model.function import ALL, NONE, REAL, ModelFunction, Same, bind, fingerprint, plain, trace, work
-from numpyro_onestep.model.target import Target
+from numpyro_onestep.model.target import COSTLY_DIM, LARGE_DIM, Target
 
 __all__ = ["ModelSetup"]
 
@@ -40,6 +44,7 @@ class ModelSetup(NamedTuple):
         idle: coordinates that the density does not depend on, shape (D,): masked entries of latent sites that touch
             nothing, as `obs_mask` makes them. They get a standard normal density of their own, which changes neither
             the other coordinates' posterior nor the evidence.
+        members: coordinates that are whitened given the rest: the sampler's flat vector is then not the model's.
     """
 
     potential_fn_gen: Callable[..., Callable[[Any], Array]]
@@ -57,22 +62,96 @@ class ModelSetup(NamedTuple):
     forward_mode: bool = False
     idle: np.ndarray | None = None
     observations: dict[str, Any] | None = None
+    members: Members | None = None
 
     def target(self, args: tuple, kwargs: dict[str, Any]) -> Target:
         """Log γ and its derivatives on the flat unconstrained vector, guarded against values that are not finite."""
-        return Target(self.log_density(args, kwargs), self.forward_mode, self.reverse_only, self.work)
+        density = self.log_density(args, kwargs)
+        return Target(density, self.forward_mode, self.reverse_only, self.work, hessians=self.members is None)
+
+    def marginal(self, args: tuple, kwargs: dict[str, Any]) -> Target:
+        """Log γ with the members integrated out, by Laplace's approximation; the target itself where there are none."""
+        if self.members is None:
+            return self.target(args, kwargs)
+        identity = (self.identity, "marginal", "members")
+        density = bind(identity, self._marginal, (args, self.members), kwargs, self.abstract)
+        return Target(density, work=self.work)
 
     def log_density(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
-        """Log γ on the flat unconstrained vector."""
-        return bind((self.identity, "log_density"), self._log_density, args, kwargs, self.abstract)
+        """Log γ on the sampler's flat vector."""
+        return self._bound("log_density", self._log_density, self._density_of_coordinates, args, kwargs)
 
     def constrain(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
-        """Constrained values and deterministic sites of the flat unconstrained vector."""
-        return bind((self.identity, "constrain"), self._constrain, args, kwargs, self.abstract)
+        """Constrained values and deterministic sites of the sampler's flat vector."""
+        return self._bound("constrain", self._constrain, partial(self._over_coordinates, self._constrain), args, kwargs)
 
-    def unraveled(self) -> ModelFunction:
-        """Unconstrained sites of the flat unconstrained vector, for compiled code."""
-        return plain(self.unravel, (self.identity, "unravel"))
+    def unraveled(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
+        """Unconstrained sites of the sampler's flat vector, for compiled code."""
+        if self.members is None:
+            return plain(self.unravel, (self.identity, "unravel"))
+        sites = lambda args, kwargs, z: self.unravel(z)  # noqa: E731
+        return self._bound("unravel", sites, partial(self._over_coordinates, sites), args, kwargs)
+
+    def out_of_coordinates(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction | None:
+        """The model's flat unconstrained vector and log|det| of the sampler's; None where they are the same."""
+        if self.members is None:
+            return None
+        return self._bound("out", self._out, self._out, args, kwargs)
+
+    def into_coordinates(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction | None:
+        """The sampler's flat vector of the model's flat unconstrained one; None where they are the same."""
+        if self.members is None:
+            return None
+        return self._bound("into", self._into, self._into, args, kwargs)
+
+    @property
+    def dim(self) -> int:
+        """The dimension D."""
+        return self.center.shape[0]
+
+    @property
+    def start(self) -> Array:
+        """A point where `marginal` is valid."""
+        return self.center if self.members is None else self.members.theta
+
+    def in_coordinates(self, members: Members | None) -> "ModelSetup":
+        """The same on a flat vector on which these members are whitened, or on that of the model if there are none."""
+        bare = self if self.members is None else self._replace(members=None, work=self.work // self.members.cost)
+        return bare if members is None else bare._replace(members=members, work=bare.work * members.cost)
+
+    def find_members(self, args: tuple, kwargs: dict[str, Any]) -> "ModelSetup":
+        """The same in coordinates in which its members are whitened, where there are enough of them to pay."""
+        small = self.center.shape[0] <= COSTLY_DIM
+        if small or self.forward_mode or self.reverse_only or in_transformation(self.center, args, kwargs):
+            return self
+        return self.in_coordinates(find(self.log_density(args, kwargs), self.center, self.dim <= LARGE_DIM))
+
+    def _bound(
+        self, what: str, function: Callable, with_members: Callable, args: tuple, kwargs: dict[str, Any]
+    ) -> ModelFunction:
+        if self.members is None:
+            return bind((self.identity, what), function, args, kwargs, self.abstract)
+        return bind((self.identity, what, "members"), with_members, (args, self.members), kwargs, self.abstract)
+
+    def _out(self, args: tuple, kwargs: dict[str, Any], v: Array) -> tuple[Array, Array]:
+        return laplace.apply(self._plain_density(args[0], kwargs), args[1], v)
+
+    def _marginal(self, args: tuple, kwargs: dict[str, Any], theta: Array) -> Array:
+        return laplace.marginal(self._plain_density(args[0], kwargs), args[1], theta)
+
+    def _into(self, args: tuple, kwargs: dict[str, Any], z: Array) -> Array:
+        return laplace.inverse(self._plain_density(args[0], kwargs), args[1], z)
+
+    def _plain_density(self, args: tuple, kwargs: dict[str, Any]) -> Callable[[Array], Array]:
+        return jax.jit(lambda z: self._log_density(args, kwargs, z))  # so that the model is traced once
+
+    def _density_of_coordinates(self, args: tuple, kwargs: dict[str, Any], v: Array) -> Array:
+        log_density = self._plain_density(args[0], kwargs)
+        z, log_det = laplace.apply(log_density, args[1], v)
+        return log_density(z) + log_det
+
+    def _over_coordinates(self, function: Callable, args: tuple, kwargs: dict[str, Any], v: Array) -> Any:
+        return function(args[0], kwargs, self._out(args, kwargs, v)[0])
 
     def _log_density(self, args: tuple, kwargs: dict[str, Any], x: Array) -> Array:
         value = -self.potential_fn_gen(*args, **kwargs)(self.unravel(x))
@@ -111,7 +190,7 @@ class ModelSetup(NamedTuple):
         if isinstance(self.identity, Same) or self.given is None:  # it could not be told then either
             return
         bare, then = self.identity  # type: ignore[misc]
-        now = map(fingerprint, self._replace(identity=bare)._traces(*self.given))
+        now = map(fingerprint, self._replace(identity=bare, members=None)._traces(*self.given))
         if any(a != b for a, b in zip(then, now, strict=True) if Same not in (type(a), type(b))):
             raise RuntimeError(
                 "The model does something else now than in its last run: a variable that it reads, a handler around "

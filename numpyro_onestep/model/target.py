@@ -46,6 +46,7 @@ class Target:
     forward_mode: bool = field(default=False, metadata={"static": True})
     reverse_only: bool = field(default=False, metadata={"static": True})
     work: int = field(default=0, metadata={"static": True})  # about how many numbers one evaluation computes
+    hessians: bool = field(default=True, metadata={"static": True})  # whether they can be had at a reasonable cost
 
     def value(self, x: Array) -> Array:
         """Log γ(x)."""

@@ -16,6 +16,7 @@ from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.kernel import OneStep
+from numpyro_onestep.members.laplace import Members
 from numpyro_onestep.run import run_of
 from numpyro_onestep.state import check_dim, trained_flows, trained_state
 from numpyro_onestep.training.fit import start
@@ -23,7 +24,7 @@ from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = ["load", "save"]
 
-_FORMAT = 7
+_FORMAT = 8
 _TUPLE = "__tuple__"
 _SCORES = ("best_elbo", "best_log_z")  # of each flow
 
@@ -50,8 +51,9 @@ def save(sampler: Any, path: str | Path) -> None:
         "base": _encode(_nested(flows[0].base), "base"),
         "args": _encode(sampler._args, "args"),
         "kwargs": _encode(sampler._kwargs, "kwargs"),
+        "members": None if setup.members is None else _encode(vars(setup.members), "members"),
         "init_params": _encode(setup.unravel(setup.center), "init_params"),
-        "log_density": np.asarray(setup.target(run.args, run.kwargs).value(setup.center)),
+        "log_density": np.asarray(setup.marginal(run.args, run.kwargs).value(setup.start)),
         "states": _encode(sampler._states, "draws"),
         "evidence": _encode(sampler.evidence._asdict(), "evidence"),
     }
@@ -84,9 +86,12 @@ def load(cls: Any, path: str | Path, kernel: OneStep, postprocess_fn: Callable |
     key = random.key(0)
     init_params = jax.tree.map(jnp.asarray, _decode(content["init_params"]))
     setup = kernel.look(key, init_params, sampler._args, sampler._kwargs)
-    check_dim(base, setup.center)
+    check_dim(base, setup.dim)
+    parts = content["members"] and _decode(content["members"])
+    arrays = {name: jnp.asarray(part) for name, part in (parts or {}).items() if isinstance(part, np.ndarray)}
+    setup = setup.in_coordinates(parts and Members(**{**parts, **arrays}))
     target = setup.target(sampler._args, sampler._kwargs)
-    value = target.value(setup.center)
+    value = setup.marginal(sampler._args, sampler._kwargs).value(setup.start)
     digits = max(jnp.finfo(value.dtype).eps, jnp.finfo(content["log_density"].dtype).eps)
     if not np.isclose(value, content["log_density"], rtol=100 * digits, atol=1e-3):  # sums may run in another order
         raise ValueError(
@@ -99,7 +104,9 @@ def load(cls: Any, path: str | Path, kernel: OneStep, postprocess_fn: Callable |
     scores = {name: jnp.asarray(content["scores"][name]).reshape(trained.done.shape) for name in _SCORES}
     done = trained._replace(best=best, iteration=trained.num_iterations, done=jnp.ones_like(trained.done), **scores)
     keys = key if sampler.num_chains == 1 else random.split(key, sampler.num_chains)
-    sampler._last_state = sampler._warmup_state = trained_state(keys, setup, kernel.num_steps, base, done, target)
+    sampler._last_state = sampler._warmup_state = trained_state(
+        keys, setup, (sampler._args, sampler._kwargs), kernel.num_steps, base, done
+    )
     sampler.setup = setup
     sampler._states = _decode(content["states"])
     sampler._evidence = Evidence(**_decode(content["evidence"]))

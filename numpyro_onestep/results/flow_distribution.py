@@ -17,6 +17,7 @@ from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.compilation import full_precision
 from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.block import BlockParams
+from numpyro_onestep.model.function import ModelFunction
 from numpyro_onestep.run import run_of
 from numpyro_onestep.state import trained_flows
 
@@ -71,24 +72,26 @@ class FlowTransform(Transform):
         best = max(flows, key=lambda state: float(state.train.best_elbo))  # type: ignore[union-attr]
         self.base: Base = best.base  # type: ignore[assignment]
         self.blocks = steps.compiled_blocks_of(best.train.best, run.kernel.num_steps)  # type: ignore[union-attr]
+        self.out = run.setup.out_of_coordinates(run.args, run.kwargs)
+        self.into = run.setup.into_coordinates(run.args, run.kwargs)
 
     @full_precision
     def __call__(self, x: Array) -> Array:  # type: ignore[override]
         """Unconstrained points of base points, shape (..., D)."""
-        return _over_points(partial(_forward, self.blocks, self.base), "(d)->(d)", x)
+        return _over_points(partial(_forward, self.blocks, self.base, self.out), "(d)->(d)", x)
 
     @full_precision
     def _inverse(self, y: Array) -> Array:  # type: ignore[override]
-        return _over_points(partial(_inverse, self.blocks, self.base), "(d)->(d)", y)
+        return _over_points(partial(_inverse, self.blocks, self.base, self.into), "(d)->(d)", y)
 
     @full_precision
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:  # type: ignore[override]
         """log|det ∂y/∂x|, exact, shape of `x` without its last axis."""
-        return _over_points(partial(_log_det, self.blocks, self.base), "(d)->()", x)
+        return _over_points(partial(_log_det, self.blocks, self.base, self.out), "(d)->()", x)
 
-    def tree_flatten(self) -> tuple[tuple[BlockParams, Base], tuple[tuple[str, str], dict[str, Any]]]:
+    def tree_flatten(self) -> tuple[tuple, tuple[tuple[str, ...], dict[str, Any]]]:
         """Everything learnt is a leaf."""
-        return (self.blocks, self.base), (("blocks", "base"), {})
+        return (self.blocks, self.base, self.out, self.into), (("blocks", "base", "out", "into"), {})
 
 
 class FlowDistribution(dist.TransformedDistribution):
@@ -119,7 +122,7 @@ class FlowDistribution(dist.TransformedDistribution):
 
     def __init__(self, mcmc: MCMC):
         transform = FlowTransform(mcmc)
-        self._constrain = run_of(mcmc, "FlowDistribution").constrain()
+        self._constrain = run_of(mcmc, "FlowDistribution").constrain_point()
         super().__init__(BaseDistribution(transform.base), transform, validate_args=False)
 
     @full_precision
@@ -135,17 +138,19 @@ def _over_points(function: Any, signature: str, points: Array) -> Array:
     return jnp.vectorize(function, signature=signature)(points)
 
 
-def _forward(blocks: BlockParams, base: Base, x: Array) -> Array:
-    return base_.unwhiten(base, steps.forward(blocks, x))
+def _forward(blocks: BlockParams, base: Base, out: ModelFunction | None, x: Array) -> Array:
+    v = base_.unwhiten(base, steps.forward(blocks, x))
+    return v if out is None else out(v)[0]
 
 
-def _log_det(blocks: BlockParams, base: Base, x: Array) -> Array:
+def _log_det(blocks: BlockParams, base: Base, out: ModelFunction | None, x: Array) -> Array:
     u, log_det = steps.forward_and_log_det(blocks, x)
-    return log_det + base_.whitening_log_det(base, u)
+    log_det += base_.whitening_log_det(base, u)
+    return log_det if out is None else log_det + out(base_.unwhiten(base, u))[1]
 
 
-def _inverse(blocks: BlockParams, base: Base, z: Array) -> Array:
-    u = base_.whiten_point(base, z)
+def _inverse(blocks: BlockParams, base: Base, into: ModelFunction | None, z: Array) -> Array:
+    u = base_.whiten_point(base, z if into is None else into(z))
     start = lax.stop_gradient(steps.inverse(lax.stop_gradient(blocks), lax.stop_gradient(u)))
     # the root is known: only its derivatives are asked for
     x: Array = lax.custom_root(

@@ -52,7 +52,7 @@ class FlowReparam:
         self.transform = FlowTransform(mcmc)
         if run.kernel.model is None:
             raise TypeError("FlowReparam needs a kernel made from a model: a potential function has no sites.")
-        self._unravel, self._constrain = run.setup.unravel, run.constrain()
+        self._unravel, self._constrain = run.setup.unravel, run.constrain_point()
         self._names = set(self._unravel(jnp.zeros(self.transform.base.dim)))
 
     def reparam(self, fn: Callable) -> Callable:

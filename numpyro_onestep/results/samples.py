@@ -13,9 +13,18 @@ from numpyro_onestep.model.function import ModelFunction
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState
 
-__all__ = ["Draws", "by_chain", "check_fields", "check_sites", "names_site", "one_point", "over_points"]
+__all__ = ["Draws", "by_chain", "check_fields", "check_sites", "in_model", "names_site", "one_point", "over_points"]
 
-_NOT_COLLECTED = ("base", "train", "rng_key", "x", "flow", "log_angle", "ladder_angle")  # fields of the state
+_NOT_COLLECTED = (
+    "base",
+    "train",
+    "rng_key",
+    "x",
+    "flow",
+    "log_angle",
+    "ladder_angle",
+    "members",
+)  # fields of the state
 
 
 class Draws(NamedTuple):
@@ -78,6 +87,19 @@ def over_points(function: ModelFunction, points: Array) -> Any:
     """A function of one flat unconstrained point at points of shape (..., D); the results have the leading axes."""
     flat = jax.vmap(function)(points.reshape(-1, points.shape[-1]))
     return jax.tree.map(lambda leaf: leaf.reshape(*points.shape[:-1], *leaf.shape[1:]), flat)
+
+
+def in_model(drawn: Chains, out: ModelFunction | None) -> Chains:
+    """The same draws, with the potential energy on the model's unconstrained space; see `out_of_coordinates`."""
+    if out is None:
+        return drawn
+
+    def moved(fields: dict[str, Array], points: Array) -> dict[str, Array]:
+        return fields | {"potential_energy": fields["potential_energy"] + over_points(out, points)[1]}
+
+    return drawn._replace(
+        fields=moved(drawn.fields, drawn.points), last_fields=moved(drawn.last_fields, drawn.last_points)
+    )
 
 
 def by_chain(drawn: Chains, fields: Sequence[str], constrain: ModelFunction, unravel: ModelFunction) -> dict[str, Any]:

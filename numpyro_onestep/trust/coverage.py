@@ -105,7 +105,7 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
         at = np.zeros((len(nothing), base.dim), center.dtype)
         nowhere: Any = Mixture(nothing - np.inf, at, np.zeros((*at.shape, base.dim), center.dtype))  # type: ignore
         return Audit(0.0, nothing, nowhere, log_ratios, families, spent)
-    starts = points[picked[: modes.num_polished(int(num_distinct), base.dim)]]
+    starts = points[picked[: modes.num_polished(target, int(num_distinct), base.dim)]]
     regions, polishing = regions_.fit(target, scales, key_fit, starts, int(num_distinct))
     fitting = len(regions.means) * mixture_vi.NUM_SHORT * mixture_vi.num_draws(base.dim)
     spent += polishing + fitting + regions_.NUM_CHUNKS * num

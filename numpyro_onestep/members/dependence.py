@@ -1,0 +1,82 @@
+"""Which coordinates depend on which, given all others, and which of them are members.
+
+Two coordinates are independent given the rest where their entry of the Hessian of log γ vanishes everywhere. Members,
+as the effects of groups or the states of a time series, depend on few other members; what they have in common, their
+hyperparameters and what is crossed with them, depends on many.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import reverse_cuthill_mckee
+
+from numpyro_onestep.compilation import jit_once
+
+__all__ = ["Parts", "dependences", "hessian", "is_constant", "part"]
+
+_CHUNK = 64  # columns of a Hessian at once
+_NOTHING = 1e-6  # of a Hessian's entry, relative to its row's and column's diagonals
+_NO_CHANGE = 1e-5  # the same for the change of one, which rounding alone may make
+
+
+class Parts(NamedTuple):
+    """Indices of the members, in an order in which each depends on near ones alone, and of the rest.
+
+    `bandwidth` says how near: 0 where members are independent given the rest.
+    """
+
+    rest: np.ndarray
+    members: np.ndarray
+    bandwidth: int
+
+
+@jit_once
+def _hessian(log_density: Any, point: Array) -> Array:
+    grad = jax.grad(log_density)
+    columns = jnp.eye(len(point), dtype=point.dtype)
+    return lax.map(lambda e: jax.jvp(grad, (point,), (e,))[1], columns, batch_size=_CHUNK)
+
+
+def hessian(log_density: Any, point: Any) -> np.ndarray:
+    """∇² log γ at one point, shape (D, D), with no more than 64 columns in memory besides."""
+    return np.asarray(_hessian(log_density, point))
+
+
+def dependences(hessians: Sequence[np.ndarray]) -> np.ndarray:
+    """Whether each pair of coordinates depends on one another at one of the points, shape (D, D)."""
+    found = np.zeros(hessians[0].shape, bool)
+    for each in np.abs(hessians):
+        scale = np.sqrt(np.diag(each))
+        found |= ~(each <= _NOTHING * scale * scale[:, None])  # what is not a number depends
+    found |= found.T
+    np.fill_diagonal(found, False)
+    return found
+
+
+def is_constant(one: np.ndarray, other: np.ndarray, indices: np.ndarray) -> bool:
+    """Whether these rows and columns of two Hessians are the same."""
+    one, other = (each[np.ix_(indices, indices)] for each in (one, other))
+    return bool(np.all(np.abs(one - other) < _NO_CHANGE * np.abs(np.diag(one))))
+
+
+def part(depends: np.ndarray, max_bandwidth: int) -> Parts:
+    """Take coordinates that depend on most others away until the rest are members."""
+    kept, removed = np.arange(len(depends)), []
+    while len(kept):
+        within = depends[np.ix_(kept, kept)]
+        degrees = within.sum(axis=1)
+        if degrees.max() <= 2 * max_bandwidth:
+            order = reverse_cuthill_mckee(csr_array(within), symmetric_mode=True)
+            i, j = np.nonzero(within[np.ix_(order, order)])
+            bandwidth = int(np.max(np.abs(i - j), initial=0))
+            if bandwidth <= max_bandwidth:
+                return Parts(np.sort(np.array(removed, int)), kept[order] if bandwidth else kept, bandwidth)
+        worst = int(np.argmax(degrees))
+        removed.append(kept[worst])
+        kept = np.delete(kept, worst)
+    return Parts(np.sort(np.array(removed, int)), kept, 0)

@@ -1,0 +1,124 @@
+"""How members are found: who depends on whom at a few points, then where their density given the rest has its mode.
+
+Nothing here is trusted: whatever is found, the coordinates made of it are exact. It decides how well they serve.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax, random
+
+from numpyro_onestep.compilation import jit_once
+from numpyro_onestep.members import banded
+from numpyro_onestep.members.dependence import dependences, hessian, is_constant, part
+from numpyro_onestep.members.laplace import (
+    NEAR,
+    LogDensity,
+    Members,
+    derivatives,
+    factor_of,
+    marginal_and_mode,
+    newton,
+    shortened,
+)
+
+__all__ = ["find"]
+
+_MAX_BANDWIDTH = 2
+_MAX_REST = 0.25  # of all coordinates
+_NUM_ASCENTS = 200  # steps of θ
+_NUM_STARTS, _WIDE = 32, 10.0  # from which other modes are looked for, and their spread in standard deviations
+
+
+def find(log_density: Any, center: Array, quadratic_only: bool = False) -> Members | None:
+    """The members of a density, from any point where it has some; None if there are none to speak of.
+
+    Args:
+        log_density: a pytree, as compiled functions take it.
+        center: a valid point, shape (D,).
+        quadratic_only: whether to do without those in which log γ is not quadratic, whose modes take several steps.
+    """
+    noise = np.random.default_rng(0).normal(size=(3, len(center))).astype(center.dtype)
+    one, other, moved = np.asarray(center) + np.array([[0.1], [0.1], [1.0]], noise.dtype) * noise
+    hessians = [hessian(log_density, point) for point in (one, other)]
+    parts = part(dependences(hessians), _MAX_BANDWIDTH)
+    if not 0 < len(parts.rest) <= _MAX_REST * len(center):
+        return None
+    moved[parts.rest] = other[parts.rest]
+    quadratic = is_constant(hessians[1], hessian(log_density, moved), parts.members)
+    if quadratic_only and not quadratic:
+        return None
+    theta, x = (np.asarray(center)[index] for index in (parts.rest, parts.members))
+    begin: Any = (parts.rest, parts.members, theta, x, np.ones_like(x), parts.bandwidth, False)
+    there = _ascend(log_density, Members(*begin))
+    pivots, others = _look_around(log_density, there)
+    if not np.all(np.asarray(pivots) > 0) or np.any(np.asarray(others)):  # at no mode, or at one of several
+        return None
+    return replace(there, quadratic=quadratic)
+
+
+def _settle(log_density: LogDensity, there: Members) -> tuple[Members, Array]:
+    """At the mode of x given θ, by up to 50 of Newton's steps, and the last of them."""
+
+    def body(carry: tuple) -> tuple:
+        there, before, i = carry
+        grad, precision = derivatives(log_density, there, there.theta, there.start)
+        here = replace(there, precision=_positive(precision))
+        step = shortened(here, newton(factor_of(here, precision), grad), before)
+        return replace(here, start=here.start + step), step, i + 1
+
+    def cond(carry: tuple) -> Array:
+        there, step, i = carry
+        return (i == 0) | (i < 50) & (jnp.sum(step**2 * there.precision) > NEAR)
+
+    there, step, _ = lax.while_loop(cond, body, (there, jnp.zeros_like(there.start), 0))
+    return there, step
+
+
+@jit_once
+def _ascend(log_density: LogDensity, there: Members) -> Members:
+    """θ, and its x, where Laplace's approximation of log ∫ γ(θ, x) dx is highest, by Adam."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.1, _NUM_ASCENTS, 0.02))
+    climb = jax.value_and_grad(lambda theta, there: marginal_and_mode(log_density, there, theta), has_aux=True)
+
+    def body(carry: tuple, _: None) -> tuple[tuple, None]:
+        there, best, highest, state = carry
+        (value, mode), grad = climb(there.theta, there)
+        ok = jnp.isfinite(value) & jnp.all(jnp.isfinite(grad)) & jnp.all(jnp.isfinite(mode))
+        here = replace(there, start=mode)
+        best = jax.tree.map(lambda a, b: jnp.where(ok & (value > highest), a, b), here, best)
+        updates, state = optimizer.update(jnp.where(ok, -grad, 0.0), state)
+        on = replace(here, theta=here.theta + updates)
+        on = jax.tree.map(lambda a, b: jnp.where(ok, a, b), on, best)
+        return (on, best, jnp.where(ok, jnp.maximum(value, highest), highest), state), None
+
+    there, _ = _settle(log_density, there)
+    start = there, there, jnp.array(-jnp.inf, there.start.dtype), optimizer.init(there.theta)
+    return _settle(log_density, lax.scan(body, start, None, length=_NUM_ASCENTS)[0][1])[0]
+
+
+@jit_once
+def _look_around(log_density: LogDensity, there: Members) -> tuple[Array, Array]:
+    """Pivots of −∇²ₓ log γ at the mode, shape (n,), and whether each of 32 starts around leads to another mode.
+
+    Of those there may be as many as two to the number of members.
+    """
+
+    def is_other(noise: Array) -> Array:
+        x, step = _settle(log_density, replace(there, start=there.start + noise))
+        apart = jnp.abs(x.start - there.start) * jnp.sqrt(there.precision)
+        arrived = jnp.sum(step**2 * there.precision) < 0.01  # false where it is not a number
+        return arrived & (jnp.max(apart) > 1)
+
+    precision = derivatives(log_density, there, there.theta, there.start)[1]
+    pivots = banded.cholesky(precision, 0 * there.precision)[1]
+    noise = random.normal(random.key(0), (_NUM_STARTS, len(there.start)), precision.dtype)
+    return pivots, jax.vmap(is_other)(_WIDE * noise / jnp.sqrt(there.precision))
+
+
+def _positive(precision: Array) -> Array:
+    return jnp.abs(precision[:, 0]) + 1e-6

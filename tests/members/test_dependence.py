@@ -1,0 +1,54 @@
+"""Members told from what they have in common, on graphs and on densities."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_onestep.members.dependence import dependences, hessian, is_constant, part
+from numpyro_onestep.model.function import plain
+
+
+def graph(num, *edges):
+    depends = np.zeros((num, num), bool)
+    for i, j in edges:
+        depends[i, j] = depends[j, i] = True
+    return depends
+
+
+def test_members_of_a_group():
+    star = graph(8, (0, 1), *((i, j) for i in (0, 1) for j in range(2, 8)))
+    rest, members, bandwidth = part(star, 2)
+    assert (list(rest), list(members), bandwidth) == ([0, 1], [2, 3, 4, 5, 6, 7], 0)
+
+
+def test_members_of_two_crossed_groups_are_those_of_the_larger():
+    crossed = graph(9, *((i, j) for i in range(3) for j in range(3, 9)))
+    assert list(part(crossed, 0).rest) == [0, 1, 2]
+
+
+def test_a_time_series_in_any_order():
+    order = np.random.default_rng(0).permutation(np.arange(1, 10))
+    chain = graph(10, *itertools.pairwise(order), *((0, i) for i in range(1, 10)))
+    rest, members, bandwidth = part(chain, 1)
+    assert list(rest) == [0]
+    assert bandwidth == 1
+    assert list(members) in (list(order), list(order[::-1]))
+
+
+def test_where_all_depend_on_all_there_are_next_to_no_members():
+    assert len(part(~np.eye(12, dtype=bool), 2).members) <= 3
+
+
+def test_dependences_of_a_density():
+    density = plain(lambda x: -(x[0] ** 2) * x[1] ** 2 - x[1] * x[2] - jnp.sum(jnp.exp(x)))
+    point = jnp.array([0.5, -1.0, 2.0])
+    found = dependences([hessian(density, point)])
+    np.testing.assert_array_equal(found, graph(3, (0, 1), (1, 2)))
+
+
+def test_what_is_quadratic():
+    density = plain(lambda x: -((x[0] - x[2]) ** 2) * jnp.exp(x[2]) - x[1] ** 4)
+    one, other = hessian(density, jnp.array([0.0, 1.0, 2.0])), hessian(density, jnp.array([5.0, 1.5, 2.0]))
+    assert is_constant(one, other, np.array([0]))
+    assert not is_constant(one, other, np.array([1]))
