@@ -257,7 +257,7 @@ class OneStepSampler(MCMC):
             expect=partial(sampling.expect, rng_key, bridge, self.num_chains * self.num_samples, kernel.num_steps),
         )
         keys = done.rng_key if self.num_chains == 1 else random.split(done.rng_key, self.num_chains)
-        self.num_gradients = done.num_gradients
+        self.num_gradients = done.num_gradients * setup.cost
         state = state_.trained_state(keys, setup, given, kernel.num_steps, done.base, done.trained)
         self._audited = self._audit_token(state), setup.identity, done.audit
         return state
@@ -288,7 +288,7 @@ class OneStepSampler(MCMC):
             state_.acceptance(state, shape[0]),
         )
         drawn, self._bridges = chains_of(rng_key, flows, *how, self.progress_bar)
-        self.num_gradients += sum(bridge.num_gradients for bridge in self._bridges or ())
+        self.num_gradients += setup.cost * sum(bridge.num_gradients for bridge in self._bridges or ())
         drawn = samples.in_model(drawn, setup.out_of_coordinates(self._args, self._kwargs))
         fields, unravel = (*self._default_fields, *extra_fields), setup.unraveled(self._args, self._kwargs)
         self._states = samples.by_chain(drawn, fields, self._constrainer(), unravel)

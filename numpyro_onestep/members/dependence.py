@@ -64,19 +64,19 @@ def is_constant(one: np.ndarray, other: np.ndarray, indices: np.ndarray) -> bool
     return bool(np.all(np.abs(one - other) < _NO_CHANGE * np.abs(np.diag(one))))
 
 
-def part(depends: np.ndarray, max_bandwidth: int) -> Parts:
-    """Take coordinates that depend on most others away until the rest are members."""
-    kept, removed = np.arange(len(depends)), []
-    while len(kept):
-        within = depends[np.ix_(kept, kept)]
-        degrees = within.sum(axis=1)
-        if degrees.max() <= 2 * max_bandwidth:
+def part(depends: np.ndarray, max_bandwidth: int, max_rest: int) -> Parts | None:
+    """Take coordinates that depend on most others away until the rest are members; None where that takes too many."""
+    kept, degrees = np.ones(len(depends), bool), depends.sum(axis=1)
+    for _ in range(max_rest + 1):
+        if np.max(degrees[kept]) <= 2 * max_bandwidth:
+            members = np.flatnonzero(kept)
+            within = depends[np.ix_(members, members)]
             order = reverse_cuthill_mckee(csr_array(within), symmetric_mode=True)
             i, j = np.nonzero(within[np.ix_(order, order)])
             bandwidth = int(np.max(np.abs(i - j), initial=0))
             if bandwidth <= max_bandwidth:
-                return Parts(np.sort(np.array(removed, int)), kept[order] if bandwidth else kept, bandwidth)
-        worst = int(np.argmax(degrees))
-        removed.append(kept[worst])
-        kept = np.delete(kept, worst)
-    return Parts(np.sort(np.array(removed, int)), kept, 0)
+                return Parts(np.flatnonzero(~kept), members[order] if bandwidth else members, bandwidth)
+        worst = int(np.argmax(np.where(kept, degrees, -1)))
+        kept[worst] = False
+        degrees = degrees - depends[worst]
+    return None

@@ -44,10 +44,12 @@ def find(log_density: Any, center: Array, quadratic_only: bool = False) -> Membe
     """
     noise = np.random.default_rng(0).normal(size=(3, len(center))).astype(center.dtype)
     one, other, moved = np.asarray(center) + np.array([[0.1], [0.1], [1.0]], noise.dtype) * noise
-    hessians = [hessian(log_density, point) for point in (one, other)]
-    parts = part(dependences(hessians), _MAX_BANDWIDTH)
-    if not 0 < len(parts.rest) <= _MAX_REST * len(center):
-        return None
+    hessians: list[np.ndarray] = []
+    for point in (one, other):  # the second may only show more of what depends on what
+        hessians.append(hessian(log_density, point))
+        parts = part(dependences(hessians), _MAX_BANDWIDTH, int(_MAX_REST * len(center)))
+        if parts is None or len(parts.rest) == 0:
+            return None
     moved[parts.rest] = other[parts.rest]
     quadratic = is_constant(hessians[1], hessian(log_density, moved), parts.members)
     if quadratic_only and not quadratic:

@@ -110,14 +110,19 @@ class ModelSetup(NamedTuple):
         return self.center.shape[0]
 
     @property
+    def cost(self) -> int:
+        """Of a gradient on the sampler's flat vector in gradients of the model, about."""
+        return 1 if self.members is None else self.members.cost
+
+    @property
     def start(self) -> Array:
         """A point where `marginal` is valid."""
         return self.center if self.members is None else self.members.theta
 
     def in_coordinates(self, members: Members | None) -> "ModelSetup":
         """The same on a flat vector on which these members are whitened, or on that of the model if there are none."""
-        bare = self if self.members is None else self._replace(members=None, work=self.work // self.members.cost)
-        return bare if members is None else bare._replace(members=members, work=bare.work * members.cost)
+        changed = self._replace(members=members)
+        return changed._replace(work=self.work // self.cost * changed.cost)
 
     def find_members(self, args: tuple, kwargs: dict[str, Any]) -> "ModelSetup":
         """The same in coordinates in which its members are whitened, where there are enough of them to pay."""

@@ -18,26 +18,30 @@ def graph(num, *edges):
 
 def test_members_of_a_group():
     star = graph(8, (0, 1), *((i, j) for i in (0, 1) for j in range(2, 8)))
-    rest, members, bandwidth = part(star, 2)
+    rest, members, bandwidth = part(star, 2, 4)
     assert (list(rest), list(members), bandwidth) == ([0, 1], [2, 3, 4, 5, 6, 7], 0)
 
 
 def test_members_of_two_crossed_groups_are_those_of_the_larger():
     crossed = graph(9, *((i, j) for i in range(3) for j in range(3, 9)))
-    assert list(part(crossed, 0).rest) == [0, 1, 2]
+    assert list(part(crossed, 0, 3).rest) == [0, 1, 2]
 
 
 def test_a_time_series_in_any_order():
     order = np.random.default_rng(0).permutation(np.arange(1, 10))
     chain = graph(10, *itertools.pairwise(order), *((0, i) for i in range(1, 10)))
-    rest, members, bandwidth = part(chain, 1)
+    rest, members, bandwidth = part(chain, 1, 1)
     assert list(rest) == [0]
     assert bandwidth == 1
     assert list(members) in (list(order), list(order[::-1]))
 
 
-def test_where_all_depend_on_all_there_are_next_to_no_members():
-    assert len(part(~np.eye(12, dtype=bool), 2).members) <= 3
+def test_where_all_depend_on_all_there_are_no_members():
+    assert part(~np.eye(12, dtype=bool), 2, 6) is None
+
+
+def test_where_nothing_depends_on_anything_all_are_members():
+    assert len(part(np.zeros((5, 5), bool), 2, 1).members) == 5
 
 
 def test_dependences_of_a_density():
