@@ -13,7 +13,7 @@ from numpyro_onestep.base import search
 from numpyro_onestep.base.conditional_scale import influence
 from numpyro_onestep.base.distribution import Base, beside
 from numpyro_onestep.base.problem import Problem
-from numpyro_onestep.compilation import fold_in, full_precision, shapes_of, split
+from numpyro_onestep.compilation import fold_in, full_precision, split
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import Target
@@ -103,7 +103,7 @@ def warmup(
 
     def expect_flow(base: Base) -> None:
         """Compile what comes after the search for a base of these shapes."""
-        base = shapes_of(beside, base, dim - base.dim)
+        base = jax.eval_shape(lambda base: beside(base, dim - base.dim), base)
         problem = Problem(base, target)
         network = training.expect(key_first, problem, plan, num_warmup)
         if coverage_audit:

@@ -99,7 +99,28 @@ def radon(num_counties: int = 85) -> LargeTarget:
     floor = (rng.uniform(size=919) < 0.17).astype(float)
     intercept, slope = rng.normal(1.45, 0.32, num_counties), rng.normal(-0.67, 0.1, num_counties)
     y = intercept[county] + slope[county] * floor + rng.normal(0, 0.75, 919)
-    return LargeTarget(radon_model, (county, floor, y, num_counties))
+    return LargeTarget(
+        radon_model, (county, floor, y, num_counties), -1117.780
+    )  # of the next model, by OneStep, ± .001
+
+
+def radon_alone_model(county: np.ndarray, floor: np.ndarray, y: np.ndarray, num_counties: int) -> None:
+    """The same with the counties' intercepts and slopes integrated out."""
+    means = [numpyro.sample(f"mean_{i}", dist.Normal(0, 5)) for i in range(2)]
+    scales = [numpyro.sample(f"scale_{i}", dist.HalfNormal(1)) for i in range(2)]
+    noise: Any = numpyro.sample("noise", dist.HalfNormal(2))
+    rest: Any = (y - means[0] - means[1] * floor) / noise
+    one, two = scales[0] / noise, scales[1] / noise
+
+    def total(values: Any) -> Any:
+        return jnp.zeros(num_counties).at[county].add(values)
+
+    # of each county a 2 × 2 precision of its standardised effects, and what the data add to their mean
+    a, b, c = 1 + one**2 * total(jnp.ones(len(y))), one * two * total(floor), 1 + two**2 * total(floor)
+    g, h = one * total(rest), two * total(rest * floor)
+    det = a * c - b**2
+    explained = jnp.sum((c * g**2 - 2 * b * g * h + a * h**2) / det - jnp.log(det))
+    numpyro.factor("y", 0.5 * explained + jnp.sum(dist.Normal(0, 1).log_prob(rest) - jnp.log(noise)))
 
 
 def volatility_model(y: np.ndarray) -> None:
@@ -155,5 +176,6 @@ LARGE_TARGETS: dict[str, Callable[[], LargeTarget]] = {
     "item response, one parameter": one_parameter,
     "autoregression": lambda: LargeTarget(*autoregression(0), LOG_Z["autoregression"]),
     "radon": radon,
+    "radon, counties integrated out": lambda: radon()._replace(model=radon_alone_model),
     "stochastic volatility": volatility,
 }

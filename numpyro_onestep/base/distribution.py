@@ -110,11 +110,13 @@ def whitening_log_det(base: Base, u: Array) -> Array:
     return conditional_scale.log_det(base.whitening, u)
 
 
-@partial(jit_once, static_argnames=("num",))
 def beside(base: Base, num: int) -> Base:
     """The base with `num` standard normal coordinates more, after its own and independent of them."""
-    if num == 0:
-        return base
+    return base if num == 0 else _beside(base, num)
+
+
+@partial(jit_once, static_argnames=("num",))
+def _beside(base: Base, num: int) -> Base:
     eye, none = jnp.eye(num, dtype=base.rotation.dtype), jnp.zeros(num, base.rotation.dtype)
 
     def vector(own: Array) -> Array:

@@ -56,9 +56,10 @@ def find(log_density: Any, center: Array, quadratic_only: bool = False) -> Membe
         return None
     theta, x = (np.asarray(center)[index] for index in (parts.rest, parts.members))
     begin: Any = (parts.rest, parts.members, theta, x, np.ones_like(x), parts.bandwidth, False)
-    there = _ascend(log_density, Members(*begin))
-    pivots, others = _look_around(log_density, there)
-    if not np.all(np.asarray(pivots) > 0) or np.any(np.asarray(others)):  # at no mode, or at one of several
+    there, pivots = _ascend(log_density, Members(*begin))
+    if not np.all(np.asarray(pivots) > 0):  # at no mode
+        return None
+    if not quadratic and np.any(np.asarray(_others(log_density, there))):
         return None
     return replace(there, quadratic=quadratic)
 
@@ -82,8 +83,8 @@ def _settle(log_density: LogDensity, there: Members) -> tuple[Members, Array]:
 
 
 @jit_once
-def _ascend(log_density: LogDensity, there: Members) -> Members:
-    """θ, and its x, where Laplace's approximation of log ∫ γ(θ, x) dx is highest, by Adam."""
+def _ascend(log_density: LogDensity, there: Members) -> tuple[Members, Array]:
+    """θ, with its x, where Laplace's log ∫ γ(θ, x) dx is highest, by Adam; and the pivots of −∇²ₓ log γ there."""
     optimizer = optax.adam(optax.cosine_decay_schedule(0.1, _NUM_ASCENTS, 0.02))
     climb = jax.value_and_grad(lambda theta, there: marginal_and_mode(log_density, there, theta), has_aux=True)
 
@@ -100,15 +101,14 @@ def _ascend(log_density: LogDensity, there: Members) -> Members:
 
     there, _ = _settle(log_density, there)
     start = there, there, jnp.array(-jnp.inf, there.start.dtype), optimizer.init(there.theta)
-    return _settle(log_density, lax.scan(body, start, None, length=_NUM_ASCENTS)[0][1])[0]
+    there, _ = _settle(log_density, lax.scan(body, start, None, length=_NUM_ASCENTS)[0][1])
+    precision = derivatives(log_density, there, there.theta, there.start)[1]
+    return there, banded.cholesky(precision, 0 * there.precision)[1]
 
 
 @jit_once
-def _look_around(log_density: LogDensity, there: Members) -> tuple[Array, Array]:
-    """Pivots of −∇²ₓ log γ at the mode, shape (n,), and whether each of 32 starts around leads to another mode.
-
-    Of those there may be as many as two to the number of members.
-    """
+def _others(log_density: LogDensity, there: Members) -> Array:
+    """Whether each of 32 starts around leads to another mode of x, of which there may be two for each member."""
 
     def is_other(noise: Array) -> Array:
         x, step = _settle(log_density, replace(there, start=there.start + noise))
@@ -116,10 +116,8 @@ def _look_around(log_density: LogDensity, there: Members) -> tuple[Array, Array]
         arrived = jnp.sum(step**2 * there.precision) < 0.01  # false where it is not a number
         return arrived & (jnp.max(apart) > 1)
 
-    precision = derivatives(log_density, there, there.theta, there.start)[1]
-    pivots = banded.cholesky(precision, 0 * there.precision)[1]
-    noise = random.normal(random.key(0), (_NUM_STARTS, len(there.start)), precision.dtype)
-    return pivots, jax.vmap(is_other)(_WIDE * noise / jnp.sqrt(there.precision))
+    noise = random.normal(random.key(0), (_NUM_STARTS, len(there.start)), there.start.dtype)
+    return jax.vmap(is_other)(_WIDE * noise / jnp.sqrt(there.precision))
 
 
 def _positive(precision: Array) -> Array:

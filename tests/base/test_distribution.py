@@ -220,3 +220,17 @@ def test_padding_adds_no_mass(getkey):
     # the draws of a single normal stay what they are
     normal = base_.whiten(Mixture(jnp.zeros(1), jnp.ones((1, 2)), jnp.eye(2)[None]))
     assert np.allclose(base_.sample(base_.pad(normal), key, 50), base_.sample(normal, key, 50), atol=1e-5)
+
+
+def test_a_base_beside_standard_normal_coordinates(getkey):
+    q = Mixture(
+        jnp.log(jnp.array([0.3, 0.7])), random.normal(getkey(), (2, 3)), jnp.stack([jnp.eye(3), 0.5 * jnp.eye(3)])
+    )
+    own = base_.whiten(q)
+    wider = base_.beside(own, 4)
+    u = random.normal(getkey(), (7,))
+    expected = base_.log_prob(own, u[:3]) + jnp.sum(jax.scipy.stats.norm.logpdf(u[3:]))
+    np.testing.assert_allclose(base_.log_prob(wider, u), expected, rtol=1e-5)
+    np.testing.assert_allclose(base_.unwhiten(wider, u)[:3], base_.unwhiten(own, u[:3]), rtol=1e-5)
+    np.testing.assert_allclose(base_.unwhiten(wider, u)[3:], u[3:], rtol=1e-5)
+    assert base_.beside(own, 0) is own
