@@ -17,7 +17,8 @@ from numpyro_onestep.compilation import split
 from numpyro_onestep.draws.proposal import pool
 from numpyro_onestep.flow.steps import check_num_steps
 from numpyro_onestep.kernel import OneStep
-from numpyro_onestep.model.function import ModelFunction, Same, owned, plain, same_leaves
+from numpyro_onestep.members.laplace import same_members
+from numpyro_onestep.model.function import ModelFunction, owned, same_leaves
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.results import checkpoint, inference_data, samples
 from numpyro_onestep.results.samples import Draws
@@ -240,6 +241,8 @@ class OneStepSampler(MCMC):
         kernel, given = self.sampler, (self._args, self._kwargs)
         self.setup = setup = self._look(split(rng_key)[0], init_params).find_members(*given)
         target = setup.target(*given)
+        if before is not None and not same_members(before.members, setup.members):
+            before = None  # its flow is one of other coordinates
         bridge = kernel.bridge if kernel.correction != "none" else "never"
         done = warmup(
             rng_key,
@@ -270,9 +273,7 @@ class OneStepSampler(MCMC):
         setup: Any = self.setup
         if self.postprocess_fn is None:
             return setup.constrain(self._args, self._kwargs)
-        identity = Same(self.postprocess_fn), setup.identity
-        unravel = setup.unraveled(self._args, self._kwargs)
-        return plain(lambda point: self.postprocess_fn(unravel(point)), identity)  # type: ignore[misc]
+        return setup.unraveled(self._args, self._kwargs, self.postprocess_fn)
 
     def _draw_chains(self, rng_key: Array, state: OneStepState, extra_fields: tuple[str, ...]) -> None:
         """Fill the chains with corrected draws and leave a state from which `run` can go on."""

@@ -140,3 +140,19 @@ def test_new_data_compile_nothing(sampler):
     sampler.run(random.key(7), ERRORS, SEEN + 0.7)
     assert len(compilation._traces) == before
     assert jax.tree.all(jax.tree.map(lambda leaf: bool(jnp.all(jnp.isfinite(leaf))), sampler.get_samples()))
+
+
+def test_postprocessing_follows_the_data():
+    """The way out of the members' coordinates depends on the data, and so do programs that take it."""
+    kernel = OneStep(groups, coverage_audit=False, bridge="never")
+    sampler = OneStepSampler(
+        kernel,
+        num_warmup=20,
+        num_samples=200,
+        progress_bar=False,
+        postprocess_fn=lambda sites: {"mean of effects": jnp.mean(sites["effect"])},
+    )
+    for seed, shift in enumerate((0.0, 10.0)):
+        sampler.run(random.key(seed), ERRORS, SEEN + shift)
+        found = np.mean(sampler.get_samples()["mean of effects"])
+        assert abs(found - np.mean(SEEN) - shift) < 1

@@ -131,7 +131,8 @@ def _beside(base: Base, num: int) -> Base:
     shift, tril = vector(f.shift), matrix(f.scale_tril, eye)
     whitening = Whitening(shift, tril, slopes, bends, mixing, vector(f.offset), vector(f.tails))
     mixture = Mixture(mixture.log_weights, vector(mixture.means), trils)
-    return Base(mixture, whitening, base.annealed, matrix(base.rotation, eye), base.heavy_share)
+    # Student-t directions stretch all coordinates alike: what a few need would be wasted on the others
+    return Base(mixture, whitening, base.annealed, matrix(base.rotation, eye), jnp.zeros_like(base.heavy_share))
 
 
 def pad(base: Base, sizes: tuple[int, ...] = (9, 64)) -> Base:

@@ -12,15 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.core import Tracer
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from numpyro_onestep.compilation import jit_once
 
-__all__ = ["Parts", "dependences", "hessian", "is_constant", "part"]
+__all__ = ["Parts", "dependences", "hessian", "is_quadratic", "part"]
 
 _CHUNK = 64  # columns of a Hessian at once
 _NOTHING = 1e-6  # of a Hessian's entry, relative to its row's and column's diagonals
+_LINEAR = 1e-3  # of a gradient's change
 _NO_CHANGE = 1e-5  # the same for the change of one, which rounding alone may make
 
 
@@ -36,15 +38,21 @@ class Parts(NamedTuple):
 
 
 @jit_once
-def _hessian(log_density: Any, point: Array) -> Array:
+def _hessian(log_density: Any, point: Any) -> Array:
     grad = jax.grad(log_density)
     columns = jnp.eye(len(point), dtype=point.dtype)
     return lax.map(lambda e: jax.jvp(grad, (point,), (e,))[1], columns, batch_size=_CHUNK)
 
 
-def hessian(log_density: Any, point: Any) -> np.ndarray:
-    """∇² log γ at one point, shape (D, D), with no more than 64 columns in memory besides."""
-    return np.asarray(_hessian(log_density, point))
+def hessian(log_density: Any, point: Any) -> np.ndarray | None:
+    """∇² log γ at one point, shape (D, D), by 64 columns at a time; None where it is a value of a transformation."""
+    found = _hessian(log_density, point)
+    return None if isinstance(found, Tracer) else np.asarray(found)
+
+
+@jit_once
+def _grad(log_density: Any, point: Any) -> Array:
+    return jax.grad(log_density)(point)
 
 
 def dependences(hessians: Sequence[np.ndarray]) -> np.ndarray:
@@ -58,16 +66,30 @@ def dependences(hessians: Sequence[np.ndarray]) -> np.ndarray:
     return found
 
 
-def is_constant(one: np.ndarray, other: np.ndarray, indices: np.ndarray) -> bool:
-    """Whether these rows and columns of two Hessians are the same."""
-    one, other = (each[np.ix_(indices, indices)] for each in (one, other))
-    return bool(np.all(np.abs(one - other) < _NO_CHANGE * np.abs(np.diag(one))))
+def is_quadratic(
+    log_density: Any, hessian_there: np.ndarray, there: np.ndarray, moved: Sequence[np.ndarray], members: np.ndarray
+) -> bool:
+    """Whether the density is quadratic in the members, as far as points tell in which only these were moved.
+
+    Hessians alone do not see a kink: the gradients have to change by what the Hessian says.
+    """
+    of_members = np.ix_(members, members)
+    one, other = hessian_there[of_members], np.asarray(_hessian(log_density, moved[0]))[of_members]
+    if not np.all(np.abs(one - other) < _NO_CHANGE * np.abs(np.diag(one))):
+        return False
+    before = np.asarray(_grad(log_density, there))[members]
+    for point in moved:
+        step = (point - there)[members]
+        change, size = np.asarray(_grad(log_density, point))[members] - before, np.abs(one) @ np.abs(step)
+        if not np.all(np.abs(change - one @ step) < _LINEAR * (size + np.abs(before))):
+            return False
+    return True
 
 
 def part(depends: np.ndarray, max_bandwidth: int, max_rest: int) -> Parts | None:
     """Take coordinates that depend on most others away until the rest are members; None where that takes too many."""
-    kept, degrees = np.ones(len(depends), bool), depends.sum(axis=1)
-    for _ in range(max_rest + 1):
+    kept, degrees, at_once = np.ones(len(depends), bool), depends.sum(axis=1), 1
+    while np.sum(~kept) <= max_rest:
         if np.max(degrees[kept]) <= 2 * max_bandwidth:
             members = np.flatnonzero(kept)
             within = depends[np.ix_(members, members)]
@@ -76,7 +98,9 @@ def part(depends: np.ndarray, max_bandwidth: int, max_rest: int) -> Parts | None
             bandwidth = int(np.max(np.abs(i - j), initial=0))
             if bandwidth <= max_bandwidth:
                 return Parts(np.flatnonzero(~kept), members[order] if bandwidth else members, bandwidth)
-        worst = int(np.argmax(np.where(kept, degrees, -1)))
-        kept[worst] = False
-        degrees = degrees - depends[worst]
+            at_once = max(1, len(depends) // 64)  # the order takes long on a lattice
+        for _ in range(at_once):
+            worst = int(np.argmax(np.where(kept, degrees, -1)))
+            kept[worst] = False
+            degrees = degrees - depends[worst]
     return None

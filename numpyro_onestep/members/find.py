@@ -14,11 +14,12 @@ from jax import Array, lax, random
 
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.members import banded
-from numpyro_onestep.members.dependence import dependences, hessian, is_constant, part
+from numpyro_onestep.members.dependence import dependences, hessian, is_quadratic, part
 from numpyro_onestep.members.laplace import (
     NEAR,
-    LogDensity,
+    FlatDensity,
     Members,
+    apply,
     derivatives,
     factor_of,
     marginal_and_mode,
@@ -31,6 +32,7 @@ __all__ = ["find"]
 _MAX_BANDWIDTH = 2
 _MAX_REST = 0.25  # of all coordinates
 _NUM_ASCENTS = 200  # steps of θ
+_MAX_VARIANCE = 0.1  # of log weights given the rest, for each member
 _NUM_STARTS, _WIDE = 32, 10.0  # from which other modes are looked for, and their spread in standard deviations
 
 
@@ -42,16 +44,22 @@ def find(log_density: Any, center: Array, quadratic_only: bool = False) -> Membe
         center: a valid point, shape (D,).
         quadratic_only: whether to do without those in which log γ is not quadratic, whose modes take several steps.
     """
-    noise = np.random.default_rng(0).normal(size=(3, len(center))).astype(center.dtype)
-    one, other, moved = np.asarray(center) + np.array([[0.1], [0.1], [1.0]], noise.dtype) * noise
+    if not _differentiable(log_density, center):
+        return None
+    noise = np.random.default_rng(0).normal(size=(4, len(center))).astype(center.dtype)
+    one, other, *moved = np.asarray(center) + np.array([[0.1], [0.1], [1.0], [100.0]], noise.dtype) * noise
     hessians: list[np.ndarray] = []
     for point in (one, other):  # the second may only show more of what depends on what
-        hessians.append(hessian(log_density, point))
+        found = hessian(log_density, point)
+        if found is None:
+            return None
+        hessians.append(found)
         parts = part(dependences(hessians), _MAX_BANDWIDTH, int(_MAX_REST * len(center)))
         if parts is None or len(parts.rest) == 0:
             return None
-    moved[parts.rest] = other[parts.rest]
-    quadratic = is_constant(hessians[1], hessian(log_density, moved), parts.members)
+    for point in moved:
+        point[parts.rest] = other[parts.rest]
+    quadratic = is_quadratic(log_density, hessians[1], other, moved, parts.members)
     if quadratic_only and not quadratic:
         return None
     theta, x = (np.asarray(center)[index] for index in (parts.rest, parts.members))
@@ -59,19 +67,35 @@ def find(log_density: Any, center: Array, quadratic_only: bool = False) -> Membe
     there, pivots = _ascend(log_density, Members(*begin))
     if not np.all(np.asarray(pivots) > 0):  # at no mode
         return None
-    if not quadratic and np.any(np.asarray(_others(log_density, there))):
-        return None
+    if not quadratic:
+        others, variance = _look_around(log_density, there)
+        if np.any(np.asarray(others)) or not float(variance) < _MAX_VARIANCE * len(x):
+            return None
     return replace(there, quadratic=quadratic)
 
 
-def _settle(log_density: LogDensity, there: Members) -> tuple[Members, Array]:
+def _differentiable(log_density: FlatDensity, center: Array) -> bool:
+    """Whether it has the third derivatives of which a gradient on the new coordinates is made."""
+
+    def curvature(z: Array) -> Array:
+        return z @ jax.jvp(jax.grad(log_density), (z,), (z,))[1]
+
+    try:
+        jax.eval_shape(jax.grad(curvature), center)
+    except Exception:  # whatever a function without them raises
+        return False
+    return True
+
+
+def _settle(log_density: FlatDensity, there: Members) -> tuple[Members, Array]:
     """At the mode of x given θ, by up to 50 of Newton's steps, and the last of them."""
 
     def body(carry: tuple) -> tuple:
         there, before, i = carry
         grad, precision = derivatives(log_density, there, there.theta, there.start)
         here = replace(there, precision=_positive(precision))
-        step = shortened(here, newton(factor_of(here, precision), grad), before)
+        factor = factor_of(here, precision)
+        step = shortened(here, factor, newton(factor, grad), before)
         return replace(here, start=here.start + step), step, i + 1
 
     def cond(carry: tuple) -> Array:
@@ -83,7 +107,7 @@ def _settle(log_density: LogDensity, there: Members) -> tuple[Members, Array]:
 
 
 @jit_once
-def _ascend(log_density: LogDensity, there: Members) -> tuple[Members, Array]:
+def _ascend(log_density: FlatDensity, there: Members) -> tuple[Members, Array]:
     """θ, with its x, where Laplace's log ∫ γ(θ, x) dx is highest, by Adam; and the pivots of −∇²ₓ log γ there."""
     optimizer = optax.adam(optax.cosine_decay_schedule(0.1, _NUM_ASCENTS, 0.02))
     climb = jax.value_and_grad(lambda theta, there: marginal_and_mode(log_density, there, theta), has_aux=True)
@@ -107,8 +131,11 @@ def _ascend(log_density: LogDensity, there: Members) -> tuple[Members, Array]:
 
 
 @jit_once
-def _others(log_density: LogDensity, there: Members) -> Array:
-    """Whether each of 32 starts around leads to another mode of x, of which there may be two for each member."""
+def _look_around(log_density: FlatDensity, there: Members) -> tuple[Array, Array]:
+    """Whether each of 32 starts leads to another mode of x, given θ, and the variance of the log weights of 32 draws.
+
+    Of other modes there may be two for each member. The draws are those of the Laplace approximation.
+    """
 
     def is_other(noise: Array) -> Array:
         x, step = _settle(log_density, replace(there, start=there.start + noise))
@@ -117,7 +144,9 @@ def _others(log_density: LogDensity, there: Members) -> Array:
         return arrived & (jnp.max(apart) > 1)
 
     noise = random.normal(random.key(0), (_NUM_STARTS, len(there.start)), there.start.dtype)
-    return jax.vmap(is_other)(_WIDE * noise / jnp.sqrt(there.precision))
+    apply_at = lambda u: apply(log_density, there, jnp.concatenate([there.theta, u]))[0]  # noqa: E731
+    log_w = jax.vmap(lambda u: log_density(apply_at(u)) + 0.5 * u @ u)(noise)
+    return jax.vmap(is_other)(_WIDE * noise / jnp.sqrt(there.precision)), jnp.var(log_w)
 
 
 def _positive(precision: Array) -> Array:

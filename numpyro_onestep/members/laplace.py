@@ -22,7 +22,7 @@ from numpyro_onestep.members import banded
 
 __all__ = [
     "NEAR",
-    "LogDensity",
+    "FlatDensity",
     "Members",
     "apply",
     "conditional",
@@ -32,15 +32,17 @@ __all__ = [
     "marginal",
     "marginal_and_mode",
     "newton",
+    "same_members",
     "shortened",
 ]
 
-_FLOOR = 0.002  # of pivots, relative to the precisions at the start
-_FARTHEST = 2.0  # of one of Newton's steps, in standard deviations at the start
+_FLOOR = 2e-5  # of pivots, relative to the diagonal
+_LEAST = 1e-12  # the same, relative to the diagonal at the start
+_FARTHEST = 2.0  # of one of Newton's steps, in standard deviations
 NEAR = 1e-6  # squared distance from the mode, in standard deviations, all members together
 _MAX_STEPS = 15
 
-LogDensity = Callable[[Array], Array]
+FlatDensity = Callable[[Array], Array]
 
 
 @jax.tree_util.register_dataclass
@@ -77,32 +79,40 @@ class Members:
         return flat.at[self.rest].set(theta).at[self.members].set(x)
 
 
-def apply(log_density: LogDensity, members: Members, v: Array) -> tuple[Array, Array]:
+def same_members(one: Members | None, other: Members | None) -> bool:
+    """Whether the same coordinates are whitened in the same order, wherever their modes are looked for."""
+    if one is None or other is None:
+        return one is other
+    indices = ((one.rest, other.rest), (one.members, other.members))
+    return one.bandwidth == other.bandwidth and all(np.array_equal(a, b) for a, b in indices)
+
+
+def apply(log_density: FlatDensity, members: Members, v: Array) -> tuple[Array, Array]:
     """The flat point of the coordinates v, shape (D,), and log|det| of the map there."""
     theta, u = jnp.split(v, [len(members.rest)])
     mode, factor = conditional(log_density, members, theta)
     return members.join(theta, mode + banded.solve_transposed(factor, u)), -jnp.sum(jnp.log(factor[:, 0]))
 
 
-def inverse(log_density: LogDensity, members: Members, z: Array) -> Array:
+def inverse(log_density: FlatDensity, members: Members, z: Array) -> Array:
     """The coordinates v of a flat point, shape (D,)."""
     theta = z[members.rest]
     mode, factor = conditional(log_density, members, theta)
     return jnp.concatenate([theta, banded.times_transposed(factor, z[members.members] - mode)])
 
 
-def marginal(log_density: LogDensity, members: Members, theta: Array) -> Array:
+def marginal(log_density: FlatDensity, members: Members, theta: Array) -> Array:
     """Laplace's approximation of log ∫ γ(θ, x) dx."""
     return marginal_and_mode(log_density, members, theta)[0] + 0.5 * len(members.start) * np.log(2 * np.pi)
 
 
-def marginal_and_mode(log_density: LogDensity, members: Members, theta: Array) -> tuple[Array, Array]:
+def marginal_and_mode(log_density: FlatDensity, members: Members, theta: Array) -> tuple[Array, Array]:
     """The same but for its constant, and m(θ), shape (n,)."""
     mode, factor = conditional(log_density, members, theta)
     return log_density(members.join(theta, mode)) - jnp.sum(jnp.log(factor[:, 0])), mode
 
 
-def conditional(log_density: LogDensity, members: Members, theta: Array) -> tuple[Array, Array]:
+def conditional(log_density: FlatDensity, members: Members, theta: Array) -> tuple[Array, Array]:
     """m(θ), shape (n,), and L(θ), banded.
 
     The derivative of m is that of one step at the mode, which is exact there, so nothing else is differentiated.
@@ -117,8 +127,7 @@ def conditional(log_density: LogDensity, members: Members, theta: Array) -> tupl
         x, before, _, _, i = carry
         grad, precision = derivatives(log_density, members, still, x)
         factor = factor_of(members, precision)
-        step = newton(factor, grad)
-        step = shortened(members, step, before)
+        step = shortened(members, factor, newton(factor, grad), before)
         return x + step, step, factor, jnp.sum(banded.times_transposed(factor, step) ** 2), i + 1
 
     def cond(carry: tuple) -> Array:
@@ -129,7 +138,7 @@ def conditional(log_density: LogDensity, members: Members, theta: Array) -> tupl
     x, _, factor, _, _ = lax.while_loop(cond, body, (members.start, jnp.zeros_like(members.start), unknown, far, 0))
     x, factor = lax.stop_gradient((x, factor))
     grad = jax.grad(lambda x: log_density(members.join(theta, x)))(x)
-    mode = x + shortened(members, newton(factor, grad), jnp.zeros_like(x))
+    mode = x + shortened(members, factor, newton(factor, grad), jnp.zeros_like(x))
     return mode, factor_of(members, derivatives(log_density, members, theta, mode)[1])
 
 
@@ -139,18 +148,22 @@ def newton(factor: Array, grad: Array) -> Array:
     return jnp.where(jnp.isfinite(step), step, 0.0)
 
 
-def shortened(members: Members, step: Array, before: Array) -> Array:
-    """The step, each member's by two standard deviations at most, and by half of the last one where it turns around."""
-    longest = jnp.where(step * before < 0, 0.5 * jnp.abs(before), _FARTHEST / jnp.sqrt(members.precision))
+def shortened(members: Members, factor: Array, step: Array, before: Array) -> Array:
+    """The step, each member's by two standard deviations at most, and by half of the last one where it turns around.
+
+    Of the standard deviations here and at the start the larger one counts.
+    """
+    sd = jnp.maximum(1 / jnp.sqrt(members.precision), 1 / factor[:, 0])
+    longest = jnp.where(step * before < 0, 0.5 * jnp.abs(before), _FARTHEST * sd)
     return jnp.clip(step, -longest, longest)
 
 
 def factor_of(members: Members, precision: Array) -> Array:
-    """The factor of a banded −∇²ₓ log γ, its pivots kept above a share of those at the start."""
-    return banded.cholesky(precision, _FLOOR * members.precision)[0]
+    """The factor of a banded −∇²ₓ log γ, its pivots kept above a share of the diagonal."""
+    return banded.cholesky(precision, _FLOOR * jnp.abs(precision[:, 0]) + _LEAST * members.precision)[0]
 
 
-def derivatives(log_density: LogDensity, members: Members, theta: Array, x: Array) -> tuple[Array, Array]:
+def derivatives(log_density: FlatDensity, members: Members, theta: Array, x: Array) -> tuple[Array, Array]:
     """∇ₓ log γ, and the banded −∇²ₓ log γ.
 
     That from its products with 2w + 1 vectors, each the sum of columns that share no row.

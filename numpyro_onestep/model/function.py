@@ -108,9 +108,14 @@ def plain(function: Callable[[Array], Any], identity: Hashable = None) -> ModelF
 
 
 def bind(
-    identity: Hashable, function: Callable[[tuple, dict, Array], Any], args: tuple, kwargs: dict, abstract: str = ALL
+    identity: Hashable,
+    function: Callable[..., Any],
+    args: tuple,
+    kwargs: dict,
+    abstract: str = ALL,
+    learnt: Any = None,
 ) -> ModelFunction:
-    """`function(args, kwargs, x)` at the given arguments.
+    """`function(args, kwargs, x)` at the given arguments, or `function(args, kwargs, learnt, x)`.
 
     Args:
         identity: what tells this function from others; must not depend on the arrays.
@@ -118,23 +123,32 @@ def bind(
         args: positional arguments of the model.
         kwargs: keyword arguments of the model.
         abstract: kinds of arrays, as in `dtype.kind`, whose values the model need not see; others are constants.
+        learnt: a pytree of arrays that are none of the model's, never constants; None for none.
     """
     leaves, treedef = jax.tree.flatten((args, kwargs))
     moving = [_can_move(leaf, abstract) for leaf in leaves]
     arrays = tuple(jnp.asarray(leaf) for leaf, moves in zip(leaves, moving, strict=True) if moves)
     constants = tuple(None if moves else _Constant(leaf) for leaf, moves in zip(leaves, moving, strict=True))
 
-    merged = partial(_merge_and_call, function, treedef, constants)
-    return ModelFunction(_Code((identity, treedef, constants), merged), arrays)
+    more, learnt_treedef = jax.tree.flatten(learnt)
+    merged = partial(_merge_and_call, function, treedef, constants, learnt_treedef)
+    arrays += tuple(map(jnp.asarray, more))
+    return ModelFunction(_Code((identity, treedef, constants, learnt_treedef), merged), arrays)
 
 
 def _merge_and_call(
-    function: Callable[[tuple, dict, Array], Any], treedef: Any, constants: tuple, arrays: tuple[Array, ...], x: Array
+    function: Callable[..., Any],
+    treedef: Any,
+    constants: tuple,
+    learnt_treedef: Any,
+    arrays: tuple[Array, ...],
+    x: Array,
 ) -> Any:
     rest = iter(arrays)
     leaves = [next(rest) if constant is None else constant.value for constant in constants]
     args, kwargs = jax.tree.unflatten(treedef, leaves)
-    return function(args, kwargs, x)
+    learnt = jax.tree.unflatten(learnt_treedef, list(rest))
+    return function(args, kwargs, x) if learnt is None else function(args, kwargs, learnt, x)
 
 
 def owned(given: Any, before: Any) -> Any:

@@ -1,7 +1,6 @@
 """What is known of a model or potential function after one look: its density, its sites, and what it says of log Z."""
 
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +16,7 @@ from numpyro_onestep.members import laplace
 from numpyro_onestep.members.find import find
 from numpyro_onestep.members.laplace import Members
 from numpyro_onestep.model.function import ALL, NONE, REAL, ModelFunction, Same, bind, fingerprint, plain, trace, work
-from numpyro_onestep.model.target import COSTLY_DIM, LARGE_DIM, Target
+from numpyro_onestep.model.target import COSTLY_DIM, HEAVY_WORK, LARGE_DIM, Target
 
 __all__ = ["ModelSetup"]
 
@@ -73,36 +72,37 @@ class ModelSetup(NamedTuple):
         """Log γ with the members integrated out, by Laplace's approximation; the target itself where there are none."""
         if self.members is None:
             return self.target(args, kwargs)
-        identity = (self.identity, "marginal", "members")
-        density = bind(identity, self._marginal, (args, self.members), kwargs, self.abstract)
-        return Target(density, work=self.work)
+        density = self._in_coordinates("marginal", self._marginal, args, kwargs)
+        cheap = len(self.members.rest) <= COSTLY_DIM and self.work <= HEAVY_WORK
+        return Target(density, work=self.work, hessians=cheap)
 
     def log_density(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
         """Log γ on the sampler's flat vector."""
-        return self._bound("log_density", self._log_density, self._density_of_coordinates, args, kwargs)
+        if self.members is None:
+            return bind((self.identity, "log_density"), self._log_density, args, kwargs, self.abstract)
+        return self._in_coordinates("log_density", self._density_of_coordinates, args, kwargs)
 
     def constrain(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
         """Constrained values and deterministic sites of the sampler's flat vector."""
-        return self._bound("constrain", self._constrain, partial(self._over_coordinates, self._constrain), args, kwargs)
-
-    def unraveled(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
-        """Unconstrained sites of the sampler's flat vector, for compiled code."""
         if self.members is None:
-            return plain(self.unravel, (self.identity, "unravel"))
-        sites = lambda args, kwargs, z: self.unravel(z)  # noqa: E731
-        return self._bound("unravel", sites, partial(self._over_coordinates, sites), args, kwargs)
+            return bind((self.identity, "constrain"), self._constrain, args, kwargs, self.abstract)
+        return self._of_point("constrain", self._constrain, args, kwargs)
+
+    def unraveled(self, args: tuple, kwargs: dict[str, Any], function: Callable | None = None) -> ModelFunction:
+        """Unconstrained sites of the sampler's flat vector, for compiled code; or a function of them."""
+        apply = function or (lambda sites: sites)
+        identity = "unravel", Same(function)
+        if self.members is None:
+            return plain(lambda x: apply(self.unravel(x)), (self.identity, *identity))
+        return self._of_point(identity, lambda args, kwargs, z: apply(self.unravel(z)), args, kwargs)
 
     def out_of_coordinates(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction | None:
         """The model's flat unconstrained vector and log|det| of the sampler's; None where they are the same."""
-        if self.members is None:
-            return None
-        return self._bound("out", self._out, self._out, args, kwargs)
+        return None if self.members is None else self._in_coordinates("out", self._out, args, kwargs)
 
     def into_coordinates(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction | None:
         """The sampler's flat vector of the model's flat unconstrained one; None where they are the same."""
-        if self.members is None:
-            return None
-        return self._bound("into", self._into, self._into, args, kwargs)
+        return None if self.members is None else self._in_coordinates("into", self._into, args, kwargs)
 
     @property
     def dim(self) -> int:
@@ -131,32 +131,33 @@ class ModelSetup(NamedTuple):
             return self
         return self.in_coordinates(find(self.log_density(args, kwargs), self.center, self.dim <= LARGE_DIM))
 
-    def _bound(
-        self, what: str, function: Callable, with_members: Callable, args: tuple, kwargs: dict[str, Any]
-    ) -> ModelFunction:
-        if self.members is None:
-            return bind((self.identity, what), function, args, kwargs, self.abstract)
-        return bind((self.identity, what, "members"), with_members, (args, self.members), kwargs, self.abstract)
+    def _in_coordinates(self, what: Hashable, function: Callable, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
+        return bind((self.identity, what, "members"), function, args, kwargs, self.abstract, self.members)
 
-    def _out(self, args: tuple, kwargs: dict[str, Any], v: Array) -> tuple[Array, Array]:
-        return laplace.apply(self._plain_density(args[0], kwargs), args[1], v)
+    def _of_point(self, what: Hashable, function: Callable, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
+        """A function of arguments and the model's flat vector, as one of the sampler's."""
 
-    def _marginal(self, args: tuple, kwargs: dict[str, Any], theta: Array) -> Array:
-        return laplace.marginal(self._plain_density(args[0], kwargs), args[1], theta)
+        def moved(args: tuple, kwargs: dict[str, Any], members: Members, v: Array) -> Any:
+            return function(args, kwargs, self._out(args, kwargs, members, v)[0])
 
-    def _into(self, args: tuple, kwargs: dict[str, Any], z: Array) -> Array:
-        return laplace.inverse(self._plain_density(args[0], kwargs), args[1], z)
+        return self._in_coordinates(what, moved, args, kwargs)
+
+    def _out(self, args: tuple, kwargs: dict[str, Any], members: Members, v: Array) -> tuple[Array, Array]:
+        return laplace.apply(self._plain_density(args, kwargs), members, v)
+
+    def _into(self, args: tuple, kwargs: dict[str, Any], members: Members, z: Array) -> Array:
+        return laplace.inverse(self._plain_density(args, kwargs), members, z)
+
+    def _marginal(self, args: tuple, kwargs: dict[str, Any], members: Members, theta: Array) -> Array:
+        return laplace.marginal(self._plain_density(args, kwargs), members, theta)
+
+    def _density_of_coordinates(self, args: tuple, kwargs: dict[str, Any], members: Members, v: Array) -> Array:
+        log_density = self._plain_density(args, kwargs)
+        z, log_det = laplace.apply(log_density, members, v)
+        return log_density(z) + log_det
 
     def _plain_density(self, args: tuple, kwargs: dict[str, Any]) -> Callable[[Array], Array]:
         return jax.jit(lambda z: self._log_density(args, kwargs, z))  # so that the model is traced once
-
-    def _density_of_coordinates(self, args: tuple, kwargs: dict[str, Any], v: Array) -> Array:
-        log_density = self._plain_density(args[0], kwargs)
-        z, log_det = laplace.apply(log_density, args[1], v)
-        return log_density(z) + log_det
-
-    def _over_coordinates(self, function: Callable, args: tuple, kwargs: dict[str, Any], v: Array) -> Any:
-        return function(args[0], kwargs, self._out(args, kwargs, v)[0])
 
     def _log_density(self, args: tuple, kwargs: dict[str, Any], x: Array) -> Array:
         value = -self.potential_fn_gen(*args, **kwargs)(self.unravel(x))

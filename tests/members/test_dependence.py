@@ -5,7 +5,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_onestep.members.dependence import dependences, hessian, is_constant, part
+from numpyro_onestep.members.dependence import dependences, hessian, is_quadratic, part
 from numpyro_onestep.model.function import plain
 
 
@@ -52,7 +52,19 @@ def test_dependences_of_a_density():
 
 
 def test_what_is_quadratic():
-    density = plain(lambda x: -((x[0] - x[2]) ** 2) * jnp.exp(x[2]) - x[1] ** 4)
-    one, other = hessian(density, jnp.array([0.0, 1.0, 2.0])), hessian(density, jnp.array([5.0, 1.5, 2.0]))
-    assert is_constant(one, other, np.array([0]))
-    assert not is_constant(one, other, np.array([1]))
+    density = plain(lambda x: -((x[0] - x[2]) ** 2) * jnp.exp(x[2]) - x[1] ** 4 - x[3] ** 2 - jnp.abs(x[3]))
+    there, moved = np.array([0.0, 1.0, 2.0, 1.0]), [np.array([5.0, 1.5, 2.0, -1.0])]
+    for i, expected in enumerate([True, False]):
+        assert is_quadratic(density, hessian(density, there), there, moved, np.array([i])) == expected
+    # a kink, which no Hessian shows
+    assert not is_quadratic(density, hessian(density, there), there, moved, np.array([3]))
+
+
+def test_a_lattice_is_soon_given_up():
+    side = 40
+    at = np.arange(side**2).reshape(side, side)
+    pairs = [
+        *zip(at[1:].ravel(), at[:-1].ravel(), strict=True),
+        *zip(at[:, 1:].ravel(), at[:, :-1].ravel(), strict=True),
+    ]
+    assert part(graph(side**2, *pairs), 2, side**2 // 8) is None

@@ -111,6 +111,44 @@ def test_the_mode_is_found_from_far():
         assert jnp.max(jnp.abs(slope * sd)) < 0.02
 
 
+def funnel(z):
+    """Nothing but a prior: the neck and the wide end are a thousandfold apart in scale."""
+    return norm.logpdf(z[0], 0, 3) + jnp.sum(norm.logpdf(z[1:], 0, jnp.exp(z[0] / 2)))
+
+
+@pytest.mark.parametrize("log_variance", [-9.0, 0.0, 9.0])
+def test_a_funnel_is_a_cylinder_at_both_ends(log_variance):
+    density = plain(funnel)
+    members = find(density, jnp.full(NUM + 1, 0.3))
+    x = jnp.exp(log_variance / 2) * random.normal(random.key(3), (NUM,))
+    v = laplace.inverse(density, members, jnp.concatenate([jnp.array([log_variance]), x]))
+    np.testing.assert_allclose(v[1:], jnp.exp(-log_variance / 2) * x, rtol=1e-3, atol=1e-4)
+
+
+def test_not_quadratic_with_kinks():
+    def kinks(z):
+        spikes = -jnp.sum(jnp.abs(z[1:])) * jnp.exp(-z[0]) - NUM * z[0]
+        return norm.logpdf(z[0]) + spikes + jnp.sum(norm.logpdf(DATA, z[1:]))
+
+    assert find(plain(kinks), jnp.full(NUM + 1, 0.3), quadratic_only=True) is None
+
+
+def test_none_where_there_are_no_second_derivatives():
+    def first_only(z):
+        return norm.logpdf(z[0]) + jnp.sum(jax.scipy.special.gammainc(jnp.exp(z[1:]), jnp.exp(z[0])))
+
+    assert find(plain(first_only), jnp.full(NUM + 1, 0.3)) is None
+
+
+def test_the_same_members():
+    one = find(plain(normal_groups), jnp.full(NUM + 2, 0.3))
+    other = find(plain(normal_groups), jnp.full(NUM + 2, 0.5))
+    assert laplace.same_members(one, other)
+    assert laplace.same_members(None, None)
+    assert not laplace.same_members(one, None)
+    assert not laplace.same_members(one, find(plain(walk), jnp.full(NUM + 1, 0.3)))
+
+
 def test_none_where_members_have_two_modes_each():
     assert find(plain(two_sided), jnp.full(NUM + 1, 1.0)) is None
 
