@@ -118,6 +118,7 @@ def test_the_flow_is_a_density_on_the_models_space(sampler):
     assert abs(np.mean(gaps) - exact(ERRORS, SEEN)[0]) < 0.2
 
 
+@pytest.mark.slow
 def test_stock_mcmc_with_vectorized_chains():
     how = {"num_warmup": 100, "num_samples": 500, "num_chains": 2, "chain_method": "vectorized", "progress_bar": False}
     mcmc = MCMC(OneStep(groups, coverage_audit=False), **how)
