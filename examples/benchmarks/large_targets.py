@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from answer_targets import LOG_Z, autoregression, crossed, item_response, item_response_model
+from answer_targets import LOG_Z, autoregression, crossed, item_response
 from numpyro.contrib.control_flow import scan
 from scipy.special import gammaln, logsumexp
 from scipy.stats import halfcauchy, nbinom, norm
@@ -172,7 +172,7 @@ LARGE_TARGETS: dict[str, Callable[[], LargeTarget]] = {
     "linear regression": regression,
     "group means": groups,
     "crossed effects": lambda: LargeTarget(*crossed(0)),
-    "item response": lambda: LargeTarget(item_response_model, item_response(280, 10)(0)[1]),
+    "item response": lambda: LargeTarget(*item_response(280, 10)(0)),
     "item response, one parameter": one_parameter,
     "autoregression": lambda: LargeTarget(*autoregression(0), LOG_Z["autoregression"]),
     "radon": radon,
