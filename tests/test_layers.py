@@ -14,6 +14,8 @@ HOUSE: dict[str, list[str]] = {
     "threads": [],
     "compilation": [],
     "cache": [],
+    "encoding": [],
+    "archive": [],
     "members": ["banded", "dependence", "laplace", "find"],
     "model": ["function", "trace", "bounds", "look", "target", "setup", "initialize"],
     "base": ["modes", "mixture_vi", "conditional_scale", "distribution", "problem", "tails", "search"],
