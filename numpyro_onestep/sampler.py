@@ -16,6 +16,7 @@ from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
 from numpyro_onestep.draws.proposal import pool
 from numpyro_onestep.flow.steps import check_num_steps
+from numpyro_onestep.journal import open_journal
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.members.laplace import same_members
 from numpyro_onestep.model.function import ModelFunction, owned, same_leaves
@@ -102,6 +103,7 @@ class OneStepSampler(MCMC):
         extra_fields: tuple[str, ...] = (),
         init_params: Any = None,
         warm_start: bool = False,
+        checkpoint: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         """Train (unless `post_warmup_state` is set) and draw.
@@ -115,11 +117,14 @@ class OneStepSampler(MCMC):
                 axis, of which the first counts; needed with a potential function.
             warm_start: train on from the flow trained last, for other data of the same shape: the fewer iterations the
                 better it fits them, and none where it fits already.
+            checkpoint: file that keeps what warmup has finished so far, at least every 30 s of training; after an
+                interruption the same call goes on from there, and ends as it would have without.
             **kwargs: keyword arguments of the model.
 
         Raises:
             ValueError: if `num_warmup` is 0 or there is no flow to start from, and nothing was trained; if
-                `init_params` has the wrong leading axis; or if a warm start's flow has another dimension.
+                `init_params` has the wrong leading axis; if a warm start's flow has another dimension; or if the
+                checkpoint is damaged or of another run.
             AttributeError: if an extra field does not exist.
         """
         with self._all_or_nothing():
@@ -129,7 +134,7 @@ class OneStepSampler(MCMC):
                 setup = self._look(key_train, init_params, state)  # the data may be others than those of the training
                 samples.check_sites(extra_fields, setup, self._constrainer())
             if state is None:
-                state = self._train(key_train, init_params, warm_start)
+                state = self._train(key_train, init_params, warm_start, checkpoint)
                 if self._warmup_state is not None:  # the next run goes on from here
                     self._warmup_state = state
             state_.check_dim(state_.trained_flows(state)[0].base, self.setup.dim)  # type: ignore[arg-type]
@@ -143,18 +148,19 @@ class OneStepSampler(MCMC):
         extra_fields: tuple[str, ...] = (),
         collect_warmup: bool = False,
         init_params: Any = None,
+        checkpoint: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
-        """Train only; `run` then draws from the trained flow without training again.
+        """Train only; `run` then draws from the trained flow without training again. Arguments are those of `run`.
 
         Raises:
-            ValueError: if `collect_warmup` is True: there are no chains during batched training.
+            ValueError: as in `run`, and if `collect_warmup` is True: there are no chains during batched training.
         """
         if collect_warmup:
             raise ValueError("OneStepSampler has no warmup draws to collect; use MCMC(OneStep(model)) for them.")
         with self._all_or_nothing():
             key_train, _ = self._begin(rng_key, args, kwargs, init_params, extra_fields)
-            self._warmup_state = self._last_state = self._train(key_train, init_params)
+            self._warmup_state = self._last_state = self._train(key_train, init_params, False, checkpoint)
 
     @property
     def evidence(self) -> Evidence:
@@ -234,7 +240,7 @@ class OneStepSampler(MCMC):
         self.setup = setup = setup.in_coordinates(None if state is None else state.members)
         return setup
 
-    def _train(self, rng_key: Array, init_params: Any, warm_start: bool = False) -> OneStepState:
+    def _train(self, rng_key: Array, init_params: Any, warm_start: bool, checkpoint: str | Path | None) -> OneStepState:
         """Find the base, train and audit."""
         earlier: Any = self._warmup_state if self._last_state is None else self._last_state
         before = earlier if warm_start and state_.trained_flows(earlier) else None  # without any it raises
@@ -243,6 +249,9 @@ class OneStepSampler(MCMC):
         target = setup.target(*given)
         if before is not None and not same_members(before.members, setup.members):
             before = None  # its flow is one of other coordinates
+        plan = kernel.plan(setup.dim, setup.work)
+        options = {"num_warmup": self.num_warmup, "plan": plan}
+        options |= {name: getattr(kernel, name) for name in ("init_scale", "num_steps", "coverage_audit")}
         bridge = kernel.bridge if kernel.correction != "none" else "never"
         done = warmup(
             rng_key,
@@ -250,13 +259,14 @@ class OneStepSampler(MCMC):
             setup.dim,
             setup.marginal(*given),
             setup.start,
-            kernel.plan(setup.dim, setup.work),
+            plan,
             self.num_warmup,
             init_scale=kernel.init_scale,
             num_steps=kernel.num_steps,
             coverage_audit=kernel.coverage_audit,
             progress_bar=self.progress_bar,
             before=before,
+            journal=open_journal(checkpoint, rng_key, setup, given, options, before),
             expect=partial(sampling.expect, rng_key, bridge, self.num_chains * self.num_samples, kernel.num_steps),
         )
         keys = done.rng_key if self.num_chains == 1 else random.split(done.rng_key, self.num_chains)

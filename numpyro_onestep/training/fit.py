@@ -3,6 +3,7 @@
 Several have a leading axis of flows in `TrainState`.
 """
 
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -24,6 +25,7 @@ from numpyro_onestep.training.state import TrainState
 __all__ = ["advance", "expect", "fit", "resume", "start"]
 
 _NUM_BLOCKS = 20  # progress updates of one training; the host reads the state only between them
+_LONGEST_BLOCK = 15.0  # seconds, from which the next one has half as many iterations
 
 
 def start(rng_key: Array, problem: Problem, plan: Plan, num_iterations: int) -> TrainState:
@@ -58,13 +60,17 @@ def fit(
     if before is not None:
         trained = resume(trained, before, problem, plan)
     num_iterations = int(np.ravel(trained.num_iterations)[0])
+    block = _block(num_iterations)
     with tqdm(total=num_iterations, desc="training", disable=not progress_bar) as bar:
         while not np.all(np.asarray(trained.done) | (np.asarray(trained.iteration) >= num_iterations)):
-            trained = advance(trained, problem, plan, _block(num_iterations))
+            begin = time.monotonic()
+            trained = advance(trained, problem, plan, block)
             bar.set_postfix_str(describe(trained), refresh=False)
             bar.update(int(np.max(np.asarray(trained.iteration))) - bar.n)
             if watch is not None:
                 watch(trained)
+            if time.monotonic() - begin > _LONGEST_BLOCK:
+                block = -(-block // 2)
     return trained
 
 
