@@ -130,6 +130,8 @@ class OneStepSampler(MCMC):
         with self._all_or_nothing():
             key_train, key_draw = self._begin(rng_key, args, kwargs, init_params, extra_fields)
             state = None if warm_start else self._warmup_state
+            if state is not None and checkpoint is not None:
+                raise ValueError("`checkpoint` keeps a training, but there is none: `post_warmup_state` is set.")
             if state is not None or any(map(samples.names_site, extra_fields)):
                 setup = self._look(key_train, init_params, state)  # the data may be others than those of the training
                 samples.check_sites(extra_fields, setup, self._constrainer())

@@ -156,7 +156,8 @@ def warmup(
             trained = fit(untrained, problem, plan, progress_bar, networks, watch)
         else:
             trained = fit(begun, problem, plan, progress_bar, watch=watch)
-        journal.keep(name, trained, finished=True)
+        if trained is not begun:
+            journal.keep(name, trained, finished=True)
         return trained
 
     def look(name: str, key: Array, base: Base, trained: TrainState) -> Audit:
