@@ -1,5 +1,6 @@
 """A first look at a model before any run: what is in it, what its evidence is worth, how long a run may take."""
 
+import re
 import textwrap
 import time
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from jax import Array
 from jax.core import Tracer
 from numpyro import handlers
 
+from numpyro_onestep.base import modes
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.model.target import COSTLY_DIM, Target
@@ -20,6 +22,7 @@ from numpyro_onestep.trust.checks import MAX_ROUNDING, rounding
 __all__ = ["Check", "check", "sites_of"]
 
 _NUM_POINTS, _NUM_TIMED = 64, 5
+_NUM_ASCENTS = 4
 _SPREAD = 0.1  # of the points at which gradients are timed
 _MANY_DIMS = 500
 _FIRST, _COMPILED, _GRADIENTS = 12.0, 12.0, 4e5  # see `_seconds`
@@ -98,14 +101,15 @@ def check(setup: ModelSetup, plan: Plan, latent: dict[str, Any], plates: dict[st
     offsets = np.random.default_rng(0).normal(0, _SPREAD, (_NUM_POINTS, dim))
     start = jnp.zeros(dim) if setup.members else setup.center
     points = jnp.asarray(np.asarray(start) + offsets, setup.center.dtype)
-    values, _ = jax.block_until_ready(_gradients(target, points))
+    jax.block_until_ready(_gradients(target, points))
     compiling = time.perf_counter() - begin
     taken = []
     for _ in range(_NUM_TIMED):
         begin = time.perf_counter()
         jax.block_until_ready(_gradients(target, points))
         taken.append((time.perf_counter() - begin) / _NUM_POINTS)
-    lost = rounding(np.asarray(values))
+    starts = points[:_NUM_ASCENTS].at[0].set(start)
+    lost = rounding(np.asarray(modes.climb(target, starts, jnp.ones_like(starts))[1]))
     middle = _seconds(compiling, float(np.median(taken)), dim, plan)
     return Check(
         dim=dim,
@@ -148,9 +152,13 @@ def _remarks(setup: ModelSetup, lost: float) -> list[str]:
 
 
 def _words(support: Any) -> str:
-    """A constraint as NumPyro writes it, without its values where they are arrays."""
-    text = repr(support)
-    return text if "\n" not in text and len(text) <= 60 else type(support).__name__.strip("_")
+    """A constraint in words, with its bounds where they are numbers."""
+    if hasattr(support, "base_constraint"):  # of an event with several axes
+        return _words(support.base_constraint)
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(support).__name__.strip("_")).lower()
+    bounds = [getattr(support, end, None) for end in ("lower_bound", "upper_bound")]
+    shown = [f"{float(bound):.4g}" for bound in bounds if bound is not None and np.ndim(bound) == 0]
+    return name if name in ("positive", "unit interval") or not shown else f"{name} {', '.join(shown)}"
 
 
 def _duration(seconds: float) -> str:
