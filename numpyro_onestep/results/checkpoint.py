@@ -26,6 +26,7 @@ from numpyro_onestep.trust.evidence import Evidence
 __all__ = ["load", "save"]
 
 _KIND, _FORMAT = "checkpoint", 9
+_COUNTS = ("num_warmup", "num_samples", "num_chains", "thinning")
 _SCORES = ("best_elbo", "best_log_z")  # of each flow
 
 
@@ -62,7 +63,7 @@ def save(sampler: Any, path: str | Path) -> None:
     saved = _Saved(
         num_steps=sampler.sampler.num_steps,
         postprocessed=sampler.postprocess_fn is not None,
-        counts={k: getattr(sampler, k) for k in ("num_warmup", "num_samples", "num_chains", "thinning")},
+        counts={k: getattr(sampler, k) for k in _COUNTS},
         networks=[flow.train.best.arrays() for flow in flows],  # type: ignore[union-attr]
         scores={name: np.array([getattr(flow.train, name) for flow in flows]) for name in _SCORES},  # type: ignore
         base=flows[0].base,  # type: ignore[arg-type]
@@ -98,7 +99,7 @@ def load(cls: Any, path: str | Path, kernel: OneStep, postprocess_fn: Callable |
     trained = start(key, Problem(base, setup.target(*given)), kernel.plan(base.dim, setup.work), sampler.num_warmup)
     networks = saved.networks
     best = networks[0] if len(networks) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
-    scores = {name: jnp.asarray(saved.scores[name]).reshape(trained.done.shape) for name in _SCORES}
+    scores = {name: score.reshape(trained.done.shape) for name, score in saved.scores.items()}
     done = trained._replace(best=best, iteration=trained.num_iterations, done=jnp.ones_like(trained.done), **scores)
     keys = key if sampler.num_chains == 1 else random.split(key, sampler.num_chains)
     sampler._last_state = sampler._warmup_state = trained_state(keys, setup, given, kernel.num_steps, base, done)
@@ -114,6 +115,8 @@ def _read(path: str | Path) -> _Saved:
         base = {**base, "mixture": Mixture(**base["mixture"]), "whitening": Whitening(**base["whitening"])}
         arrays = {name: jnp.asarray(part) for name, part in (members or {}).items() if isinstance(part, np.ndarray)}
         return saved._replace(
+            counts={name: content["counts"][name] for name in _COUNTS},
+            scores={name: jnp.asarray(content["scores"][name]) for name in _SCORES},
             networks=[StepNetwork.from_arrays(arrays) for arrays in content["networks"]],
             base=Base(**base),
             members=members and Members(**{**members, **arrays}),
