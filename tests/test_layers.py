@@ -11,6 +11,7 @@ NAME = ROOT.name
 
 # rooms and single files from the ground up, and the files of a room likewise: each imports only from what stands before
 HOUSE: dict[str, list[str]] = {
+    "options": [],
     "threads": [],
     "compilation": [],
     "cache": [],
