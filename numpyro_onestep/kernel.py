@@ -12,6 +12,7 @@ from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity, is_prng_key
 
 from numpyro_onestep import check as check_
+from numpyro_onestep import options
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.base.search import search
@@ -31,6 +32,7 @@ from numpyro_onestep.training.plan import Plan, finer_budgets, make_plan
 __all__ = ["OneStep"]
 
 _CORRECTIONS = ("metropolis", "resample", "none")
+_MOST = 10_000  # of anything that memory is needed for
 
 
 class OneStep(MCMCKernel):
@@ -80,6 +82,7 @@ class OneStep(MCMCKernel):
 
     Raises:
         ValueError: if both or none of `model` and `potential_fn` are given, or an option is out of range.
+        TypeError: if an option is of another type.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -118,38 +121,35 @@ class OneStep(MCMCKernel):
     ):
         if (model is None) == (potential_fn is None):
             raise ValueError("Exactly one of `model` and `potential_fn` must be given to OneStep.")
-        if correction not in _CORRECTIONS:
-            raise ValueError(f"`correction` must be one of {_CORRECTIONS}, not {correction!r}.")
-        if bridge not in BRIDGES:
-            raise ValueError(f"`bridge` must be one of {BRIDGES}, not {bridge!r}.")
-        if not init_scale > 0:
-            raise ValueError(f"`init_scale` must be positive, not {init_scale}.")
-        if not 0 < target_ess <= 1:
-            raise ValueError(f"`target_ess` must be above 0 and at most 1, not {target_ess}.")
-        if num_replicates < 1:
-            raise ValueError(f"`num_replicates` must be at least 1, not {num_replicates}.")
+        options.check_function("model", model)
+        options.check_function("potential_fn", potential_fn)
+        options.check_function("init_strategy", init_strategy)
+        options.check_one_of("correction", correction, _CORRECTIONS)
+        options.check_one_of("bridge", bridge, BRIDGES)
         self._model = model
         self._potential_fn = potential_fn
-        check_num_steps(num_steps)
-        self.num_steps = num_steps
+        self.num_steps = check_num_steps(num_steps)
         self.correction = correction
         self._init_strategy = init_strategy
-        self.init_scale = float(init_scale)
+        self.init_scale = options.real("init_scale", init_scale, "a positive number", lambda v: v > 0)
         self.bridge = bridge
-        self.coverage_audit = coverage_audit
-        self.num_replicates = num_replicates
-        self._forward_mode = forward_mode_differentiation
-        consistency = state_consistency, volume_consistency
+        self.coverage_audit = bool(coverage_audit)
+        self.num_replicates = options.whole("num_replicates", num_replicates, most=_MOST)
+        self._forward_mode = bool(forward_mode_differentiation)
+        given = {"state_consistency": state_consistency, "volume_consistency": volume_consistency}
+        weights = [
+            options.real(name, value, "a number of at least 0", lambda v: v >= 0) for name, value in given.items()
+        ]
+        consistency = weights[0], weights[1]
+        sizes = {"width": width, "batch_size": batch_size, "steps_per_iteration": steps_per_iteration}
         self._plan: dict[str, Any] = {
             "budgets": finer_budgets(budgets, consistency),
-            "batch_size": batch_size,
-            "steps_per_iteration": steps_per_iteration,
-            "learning_rate": learning_rate,
+            "learning_rate": options.real("learning_rate", learning_rate, "a positive number", lambda v: v > 0),
             "consistency": consistency,
-            "num_blocks": num_blocks,
-            "width": width,
-            "num_replicates": num_replicates,
-            "target_ess": float(target_ess),
+            "num_blocks": options.whole("num_blocks", num_blocks, most=_MOST),
+            "num_replicates": self.num_replicates,
+            "target_ess": options.real("target_ess", target_ess, "above 0 and at most 1", lambda v: 0 < v <= 1),
+            **{name: n if n is None else options.whole(name, n, most=_MOST) for name, n in sizes.items()},
         }
         self._setup: ModelSetup | None = None
         self._sample_fn: Callable | None = None  # NumPyro calls `init` again on every run while this is None
@@ -248,6 +248,7 @@ class OneStep(MCMCKernel):
             model_args: arguments of the model.
             model_kwargs: keyword arguments of the model.
         """
+        options.check_key(rng_key, *options.keys_shape(rng_key)[:1])
         args, kwargs = model_args, model_kwargs or {}
         single = is_prng_key(rng_key)
         key_setup, key_base, key_train, *_ = split(rng_key if single else rng_key[0])

@@ -10,7 +10,7 @@ from jax import Array, random
 from numpyro.infer import MCMC
 from numpyro.util import is_prng_key
 
-from numpyro_onestep import sampling
+from numpyro_onestep import options, sampling
 from numpyro_onestep import state as state_
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
@@ -51,6 +51,7 @@ class OneStepSampler(MCMC):
 
     Raises:
         TypeError: if `sampler` is not a `OneStep` kernel.
+        ValueError: if a count is out of range.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -76,11 +77,12 @@ class OneStepSampler(MCMC):
     ):
         if not isinstance(sampler, OneStep):
             raise TypeError(f"OneStepSampler needs a OneStep kernel, not {type(sampler).__name__}.")
+        options.check_function("postprocess_fn", kwargs.get("postprocess_fn"))
         super().__init__(
             sampler,
             num_warmup=num_warmup,
             num_samples=num_samples,
-            num_chains=num_chains,
+            num_chains=options.whole("num_chains", num_chains),
             thinning=thinning,
             progress_bar=progress_bar,
             **{"chain_method": "vectorized", **kwargs},
@@ -188,13 +190,14 @@ class OneStepSampler(MCMC):
                 for every budget, and vary less the more evaluations there are.
 
         Raises:
-            ValueError: if nothing was trained, or a count is out of range.
+            ValueError: if nothing was trained, a count is out of range, or the draws do not fit into memory.
         """
-        if num_draws < 1:
-            raise ValueError(f"`num_draws` must be at least 1, not {num_draws}.")
-        num_steps = self.sampler.num_steps if num_steps is None else num_steps
-        check_num_steps(num_steps)
-        proposals = pool(run_of(self, "draw()").flows(), rng_key, num_draws, num_steps)
+        options.check_key(rng_key)
+        num_draws = options.whole("num_draws", num_draws)
+        num_steps = self.sampler.num_steps if num_steps is None else check_num_steps(num_steps)
+        run = run_of(self, "draw()")
+        options.check_room(num_draws, 3 * run.setup.center.nbytes)
+        proposals = pool(run.flows(), rng_key, num_draws, num_steps)
         return Draws(samples.over_points(self._constrainer(), proposals.points), proposals.log_weights)
 
     def to_inference_data(self, **kwargs: Any) -> Any:
@@ -225,6 +228,7 @@ class OneStepSampler(MCMC):
         self, rng_key: Array, args: tuple, kwargs: dict, init_params: Any, extra_fields: tuple[str, ...]
     ) -> tuple[Array, Array]:
         """Check what was given, keep the arguments, forget the last run's results; keys for training and draws."""
+        options.check_key(rng_key, self.num_chains)
         samples.check_fields(extra_fields)
         # of its own: a caller's array may change before the evidence is asked for
         self._args, self._kwargs = owned((args, kwargs), (self._args, self._kwargs))
@@ -239,6 +243,7 @@ class OneStepSampler(MCMC):
         if point is None and self.sampler.model is None and state is not None:
             point = state_.first_values(state)
         setup = self.sampler.look(rng_key, point, self._args, self._kwargs)
+        options.check_room(self.num_chains * self.num_samples, 3 * setup.center.nbytes)
         self.setup = setup = setup.in_coordinates(None if state is None else state.members)
         return setup
 
@@ -292,15 +297,9 @@ class OneStepSampler(MCMC):
         setup: Any = self.setup
         kernel, shape = self.sampler, (self.num_chains, self.num_samples)
         flows = state_.flows_of(state, setup.target(self._args, self._kwargs))
-        how = (
-            kernel.correction,
-            kernel.bridge,
-            shape,
-            kernel.num_steps,
-            self.thinning,
-            state_.acceptance(state, shape[0]),
-        )
-        drawn, self._bridges = chains_of(rng_key, flows, *how, self.progress_bar)
+        how = kernel.correction, kernel.bridge, shape, kernel.num_steps, self.thinning
+        before = state_.acceptance(state, shape[0])
+        drawn, self._bridges = chains_of(rng_key, flows, *how, before, self.progress_bar)
         self.num_gradients += setup.cost * sum(bridge.num_gradients for bridge in self._bridges or ())
         drawn = samples.in_model(drawn, setup.out_of_coordinates(self._args, self._kwargs))
         fields, unravel = (*self._default_fields, *extra_fields), setup.unraveled(self._args, self._kwargs)
