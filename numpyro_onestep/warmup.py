@@ -19,6 +19,7 @@ from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import Target
 from numpyro_onestep.state import OneStepState, check_dim, trained_flows
 from numpyro_onestep.training import fit as training
+from numpyro_onestep.training.evaluation import History
 from numpyro_onestep.training.fit import fit, start
 from numpyro_onestep.training.plan import Plan
 from numpyro_onestep.training.state import TrainState, separate
@@ -37,6 +38,7 @@ class Warmup(NamedTuple):
     Attributes:
         base: the base.
         trained: the training state on it.
+        history: the evaluations of that training.
         audit: the audit, where one was asked for.
         num_gradients: target gradients that all of it took, a plain evaluation counted as one.
         rng_key: a key that nothing here has used.
@@ -44,6 +46,7 @@ class Warmup(NamedTuple):
 
     base: Base
     trained: TrainState
+    history: History
     audit: Audit | None
     num_gradients: int
     rng_key: Array
@@ -122,21 +125,25 @@ def warmup(
         networks = earlier.train.best
         base = earlier.base if bool(base.annealed) and bool(earlier.base.annealed) else base
 
-    def train(key: Array, base: Base, networks: StepNetwork | None = None) -> TrainState:
-        problem = Problem(base, target)
+    def train(key: Array, base: Base, networks: StepNetwork | None = None) -> tuple[TrainState, History]:
+        problem, history = Problem(base, target), History()
         told = expect is None
 
         def watch(trained: TrainState) -> None:
-            """Tell once how good the flow is, for what its draws will need."""
+            """Keep the evaluation, and tell once how good the flow is, for what its draws will need."""
             nonlocal told
+            history.add(trained)
             state = separate(trained)[0]
             if not told and (bool(state.done) or int(state.iteration) >= _EARLY * num_warmup):
                 told = True
                 expect(lambda: Flow(state.best, problem), float(state.ess_fraction))  # type: ignore[misc]
 
-        trained = fit(start(key, problem, plan, num_warmup), problem, plan, progress_bar, networks, watch)
+        untrained = start(key, problem, plan, num_warmup)
+        history.add(untrained)
+        trained = fit(untrained, problem, plan, progress_bar, networks, watch)
+        history.add(trained)
         spent.append(int(np.sum(np.asarray(trained.num_gradients))))
-        return trained
+        return trained, history
 
     def look(key: Array, base: Base, trained: TrainState) -> Audit:
         """The audit, its time shown beside that of the training."""
@@ -148,10 +155,10 @@ def warmup(
         spent.append(found.num_gradients)
         return found
 
-    trained = train(key_first, base, networks)
+    trained, history = train(key_first, base, networks)
     key_left = fold_in(rng_key, 7)
     if not coverage_audit:
-        return Warmup(base, trained, None, sum(spent), key_left)
+        return Warmup(base, trained, history, None, sum(spent), key_left)
     found = look(key_audit, base, trained)
     if (
         len(found.missing)
@@ -160,8 +167,8 @@ def warmup(
     ):
         regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
         wider = search.extend(target, key_extend, base, regions, spent)
-        again = train(key_train, wider)
+        again, history_again = train(key_train, wider)
         found_again = look(key_again, wider, again)
         if found_again.share < 0.5 * found.share and not len(found_again.doubtful):
-            base, trained, found = wider, again, found_again
-    return Warmup(base, trained, found, sum(spent), key_left)
+            base, trained, history, found = wider, again, history_again, found_again
+    return Warmup(base, trained, history, found, sum(spent), key_left)
