@@ -22,6 +22,7 @@ from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.model.target import Target
 from numpyro_onestep.state import OneStepState
+from numpyro_onestep.training.evaluation import Evaluation, History
 from numpyro_onestep.training.state import TrainState
 
 __all__ = ["Journal", "open_journal"]
@@ -59,22 +60,31 @@ class Journal:
 
     def stage(self, name: str, kind: type[_T], compute: Callable[[], _T], as_array: Any = jnp.asarray) -> _T:
         """The named tuple that `compute` returns, or what it returned in the run before, its arrays `as_array`."""
-        if name in self._stages:
+        if self.has(name):
             return _named(kind, self._stages[name], as_array)
         value = compute()
         self._record(name, _plain(value))
         return value
 
-    def resumed(self, name: str, untrained: TrainState) -> TrainState | None:
-        """The state that the training `name` had come to, if it had begun."""
-        if name not in self._stages:
-            return None
-        return jax.tree.unflatten(jax.tree.structure(untrained), map(jnp.asarray, self._stages[name]))
+    def has(self, name: str) -> bool:
+        """Whether the stage `name` had begun."""
+        return name in self._stages
 
-    def keep(self, name: str, trained: TrainState, finished: bool = False) -> None:
+    def resumed(self, name: str, untrained: TrainState) -> tuple[TrainState, History]:
+        """The state that the training `name` had come to, and its evaluations; those of an untrained one at first."""
+        if not self.has(name):
+            history = History()
+            history.add(untrained)
+            return untrained, history
+        saved = self._stages[name]
+        state = jax.tree.unflatten(jax.tree.structure(untrained), map(jnp.asarray, saved["state"]))
+        return state, History([Evaluation(*one) for one in saved["history"]])
+
+    def keep(self, name: str, trained: TrainState, history: History, finished: bool = False) -> None:
         """Keep the state of the training `name`, if it is `finished` or some time has passed since the last one."""
         if self._path is not None and (finished or time.monotonic() - self._written > _INTERVAL):
-            self._record(name, jax.tree.leaves(trained))
+            evaluations = [tuple(one) for one in history.evaluations]
+            self._record(name, {"state": jax.tree.leaves(trained), "history": evaluations})
 
     def _record(self, name: str, value: Any) -> None:
         if self._path is None:

@@ -1,6 +1,7 @@
 """A finished run, seen as it was: its model, its arguments, its flows, and the evidence from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.estimate import estimate, with_caveats
 from numpyro_onestep.trust.evidence import Evidence
 
-__all__ = ["Run", "evidence", "run_of"]
+__all__ = ["Run", "all_or_nothing", "evidence", "run_of"]
 
 
 class Run(NamedTuple):
@@ -87,6 +88,18 @@ def run_of(mcmc: MCMC, what: str) -> Run:
     setup.check_unchanged()
     args, kwargs = given
     return Run(kernel, setup.in_coordinates(state.members), args, kwargs, state)
+
+
+@contextmanager
+def all_or_nothing(mcmc: MCMC) -> Iterator[None]:
+    """A run that fails or is interrupted leaves `mcmc` as it was: the flow of one run, the data of the same."""
+    before = dict(mcmc.__dict__)
+    try:
+        yield
+    except BaseException:
+        mcmc.__dict__.clear()
+        mcmc.__dict__.update(before)
+        raise
 
 
 @one_blas_thread()

@@ -1,7 +1,6 @@
 """`OneStepSampler`: a `numpyro.infer.MCMC` that trains once and draws in batches, without limit."""
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from numpyro_onestep.model.function import ModelFunction, owned, same_leaves
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.results import checkpoint, inference_data, samples
 from numpyro_onestep.results.samples import Draws
-from numpyro_onestep.run import evidence, run_of
+from numpyro_onestep.run import all_or_nothing, evidence, run_of
 from numpyro_onestep.sampling import chains_of
 from numpyro_onestep.state import OneStepState
 from numpyro_onestep.threads import one_blas_thread
+from numpyro_onestep.training.evaluation import History
 from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.evidence import Evidence
 from numpyro_onestep.warmup import warmup
@@ -93,6 +93,7 @@ class OneStepSampler(MCMC):
         self._evidence_key: Array | None = None
         self._bridges: list[Crossing] | None = None  # that the draws of the last run come from
         self.num_gradients = 0  # of the target, that the last warmup took
+        self.history: History | None = None  # the evaluations of the last training
         self.setup: ModelSetup | None = None  # what the kernel saw of the model in the last run
         # the flow, arguments and model that were audited, and the audit
         self._audited: tuple[Any, Hashable, Audit | None] | None = None
@@ -129,7 +130,7 @@ class OneStepSampler(MCMC):
                 checkpoint is damaged or of another run.
             AttributeError: if an extra field does not exist.
         """
-        with self._all_or_nothing():
+        with all_or_nothing(self):
             key_train, key_draw = self._begin(rng_key, args, kwargs, init_params, extra_fields)
             state = None if warm_start else self._warmup_state
             if state is not None and checkpoint is not None:
@@ -162,7 +163,7 @@ class OneStepSampler(MCMC):
         """
         if collect_warmup:
             raise ValueError("OneStepSampler has no warmup draws to collect; use MCMC(OneStep(model)) for them.")
-        with self._all_or_nothing():
+        with all_or_nothing(self):
             key_train, _ = self._begin(rng_key, args, kwargs, init_params, extra_fields)
             self._warmup_state = self._last_state = self._train(key_train, init_params, False, checkpoint)
 
@@ -200,6 +201,19 @@ class OneStepSampler(MCMC):
         proposals = pool(run.flows(), rng_key, num_draws, num_steps)
         return Draws(samples.over_points(self._constrainer(), proposals.points), proposals.log_weights)
 
+    def print_summary(self, prob: float = 0.9, exclude_deterministic: bool = True) -> None:
+        """NumPyro's table, and two lines below it: the log evidence, and whether to believe the result.
+
+        Args:
+            prob: the probability mass of the credible interval.
+            exclude_deterministic: whether to leave deterministic sites out.
+
+        Raises:
+            AssertionError: if there are no draws yet.
+        """
+        super().print_summary(prob, exclude_deterministic)
+        print(self.evidence.summary())
+
     def to_inference_data(self, **kwargs: Any) -> Any:
         """ArviZ `InferenceData` (0.23) or `DataTree` (1.x) with the evidence; arguments are those of `from_numpyro`."""
         return inference_data.to_inference_data(self, **kwargs)
@@ -212,17 +226,6 @@ class OneStepSampler(MCMC):
     def load(cls, path: str | Path, sampler: OneStep, postprocess_fn: Callable | None = None) -> "OneStepSampler":
         """Read what `save` wrote; it stored no code: `sampler` is the same `OneStep(model)`, like `postprocess_fn`."""
         return checkpoint.load(cls, path, sampler, postprocess_fn)
-
-    @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """A run that fails or is interrupted leaves this as it was: the flow of one run, the data of the same."""
-        before = dict(self.__dict__)
-        try:
-            yield
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     def _begin(
         self, rng_key: Array, args: tuple, kwargs: dict, init_params: Any, extra_fields: tuple[str, ...]
@@ -257,8 +260,8 @@ class OneStepSampler(MCMC):
         if before is not None and not same_members(before.members, setup.members):
             before = None  # its flow is one of other coordinates
         plan = kernel.plan(setup.dim, setup.work)
-        options = {"num_warmup": self.num_warmup, "plan": plan}
-        options |= {name: getattr(kernel, name) for name in ("init_scale", "num_steps", "coverage_audit")}
+        chosen = {"num_warmup": self.num_warmup, "plan": plan}
+        chosen |= {name: getattr(kernel, name) for name in ("init_scale", "num_steps", "coverage_audit")}
         bridge = kernel.bridge if kernel.correction != "none" else "never"
         done = warmup(
             rng_key,
@@ -273,11 +276,11 @@ class OneStepSampler(MCMC):
             coverage_audit=kernel.coverage_audit,
             progress_bar=self.progress_bar,
             before=before,
-            journal=open_journal(checkpoint, rng_key, setup, given, options, before),
+            journal=open_journal(checkpoint, rng_key, setup, given, chosen, before),
             expect=partial(sampling.expect, rng_key, bridge, self.num_chains * self.num_samples, kernel.num_steps),
         )
         keys = done.rng_key if self.num_chains == 1 else random.split(done.rng_key, self.num_chains)
-        self.num_gradients = done.num_gradients * setup.cost
+        self.num_gradients, self.history = done.num_gradients * setup.cost, done.history
         state = state_.trained_state(keys, setup, given, kernel.num_steps, done.base, done.trained)
         self._audited = self._audit_token(state), setup.identity, done.audit
         return state
@@ -297,9 +300,9 @@ class OneStepSampler(MCMC):
         setup: Any = self.setup
         kernel, shape = self.sampler, (self.num_chains, self.num_samples)
         flows = state_.flows_of(state, setup.target(self._args, self._kwargs))
-        how = kernel.correction, kernel.bridge, shape, kernel.num_steps, self.thinning
         before = state_.acceptance(state, shape[0])
-        drawn, self._bridges = chains_of(rng_key, flows, *how, before, self.progress_bar)
+        how = kernel.correction, kernel.bridge, shape, kernel.num_steps, self.thinning, before
+        drawn, self._bridges = chains_of(rng_key, flows, *how, self.progress_bar)
         self.num_gradients += setup.cost * sum(bridge.num_gradients for bridge in self._bridges or ())
         drawn = samples.in_model(drawn, setup.out_of_coordinates(self._args, self._kwargs))
         fields, unravel = (*self._default_fields, *extra_fields), setup.unraveled(self._args, self._kwargs)

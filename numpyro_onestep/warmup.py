@@ -20,6 +20,7 @@ from numpyro_onestep.journal import Journal
 from numpyro_onestep.model.target import Target
 from numpyro_onestep.state import OneStepState, check_dim, trained_flows
 from numpyro_onestep.training import fit as training
+from numpyro_onestep.training.evaluation import History
 from numpyro_onestep.training.fit import fit, start
 from numpyro_onestep.training.plan import Plan
 from numpyro_onestep.training.state import TrainState, separate
@@ -38,6 +39,7 @@ class Warmup(NamedTuple):
     Attributes:
         base: the base.
         trained: the training state on it.
+        history: the evaluations of that training.
         audit: the audit, where one was asked for.
         num_gradients: target gradients that all of it took, a plain evaluation counted as one.
         rng_key: a key that nothing here has used.
@@ -45,6 +47,7 @@ class Warmup(NamedTuple):
 
     base: Base
     trained: TrainState
+    history: History
     audit: Audit | None
     num_gradients: int
     rng_key: Array
@@ -137,28 +140,26 @@ def warmup(
         networks = earlier.train.best
         base = earlier.base if bool(base.annealed) and bool(earlier.base.annealed) else base
 
-    def train(name: str, key: Array, base: Base, networks: StepNetwork | None = None) -> TrainState:
+    def train(name: str, key: Array, base: Base, networks: StepNetwork | None = None) -> tuple[TrainState, History]:
         problem = Problem(base, target)
+        begun, history = journal.resumed(name, start(key, problem, plan, num_warmup))
         told = expect is None
 
         def watch(trained: TrainState) -> None:
-            """Keep the state, and tell once how good the flow is, for what its draws will need."""
+            """Keep state and evaluation, and tell once how good the flow is, for what its draws will need."""
             nonlocal told
-            journal.keep(name, trained)
+            history.add(trained)
+            journal.keep(name, trained, history)
             state = separate(trained)[0]
             if not told and (bool(state.done) or int(state.iteration) >= _EARLY * num_warmup):
                 told = True
                 expect(lambda: Flow(state.best, problem), float(state.ess_fraction))  # type: ignore[misc]
 
-        untrained = start(key, problem, plan, num_warmup)
-        begun = journal.resumed(name, untrained)
-        if begun is None:
-            trained = fit(untrained, problem, plan, progress_bar, networks, watch)
-        else:
-            trained = fit(begun, problem, plan, progress_bar, watch=watch)
-        if trained is not begun:
-            journal.keep(name, trained, finished=True)
-        return trained
+        trained = fit(begun, problem, plan, progress_bar, None if journal.has(name) else networks, watch)
+        if trained is not begun or not journal.has(name):
+            history.add(trained)
+            journal.keep(name, trained, history, finished=True)
+        return trained, history
 
     def look(name: str, key: Array, base: Base, trained: TrainState) -> Audit:
         """The audit, its time shown beside that of the training."""
@@ -173,11 +174,11 @@ def warmup(
 
         return journal.stage(name, Audit, audited, np.asarray)
 
-    trained = train("training", key_first, base, networks)
+    trained, history = train("training", key_first, base, networks)
     num_gradients += _num_gradients(trained)
     key_left = fold_in(rng_key, 7)
     if not coverage_audit:
-        return Warmup(base, trained, None, num_gradients, key_left)
+        return Warmup(base, trained, history, None, num_gradients, key_left)
     found = look("audit", key_audit, base, trained)
     num_gradients += found.num_gradients
     if (
@@ -192,12 +193,12 @@ def warmup(
             return _Found(search.extend(target, key_extend, base, regions, spent), sum(spent))
 
         wider, cost = journal.stage("wider base", _Found, extend)
-        again = train("training again", key_train, wider)
+        again, history_again = train("training again", key_train, wider)
         found_again = look("audit again", key_again, wider, again)
         num_gradients += cost + _num_gradients(again) + found_again.num_gradients
         if found_again.share < 0.5 * found.share and not len(found_again.doubtful):
-            base, trained, found = wider, again, found_again
-    return Warmup(base, trained, found, num_gradients, key_left)
+            base, trained, history, found = wider, again, history_again, found_again
+    return Warmup(base, trained, history, found, num_gradients, key_left)
 
 
 def _num_gradients(trained: TrainState) -> int:
