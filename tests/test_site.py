@@ -1,0 +1,96 @@
+"""The site: every message has an entry, every public name a place, every page is reached, every block is Python."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import numpyro_onestep
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md"))
+SILENT = {"__main__.py", "plots.py"}  # a report of versions, and the labels of axes
+GAP = "…"  # where a value stands
+
+
+def sentences(module: Path) -> Iterator[str]:
+    """The strings of four words and more that are neither docstrings nor errors, with gaps where values stand."""
+    tree = ast.parse(module.read_text())
+    skipped = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            skipped.add(id(node.body[0].value))
+        if isinstance(node, ast.Raise):
+            skipped |= {id(part) for part in ast.walk(node)}
+    for node in ast.walk(tree):  # an f-string comes before its parts
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.JoinedStr):
+            skipped |= {id(part) for part in ast.walk(node)}
+            text = "".join(part.value if isinstance(part, ast.Constant) else GAP for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value.replace("{}", GAP)
+        else:
+            continue
+        if len(re.findall(r"[A-Za-z]{2,}", text)) >= 4 and len(text.split()) >= 4:
+            yield text
+
+
+@cache
+def said_by_the_package() -> list[str]:
+    modules = sorted((ROOT / "numpyro_onestep").rglob("*.py"))
+    return [text for module in modules if module.name not in SILENT for text in sentences(module)]
+
+
+def matches(template: str, quote: str) -> bool:
+    pattern = ".{0,200}?".join(map(re.escape, template.split(GAP)))
+    return re.search(pattern, quote) is not None
+
+
+QUOTES = re.findall(r"^> (.*)$", (DOCS / "diagnostics.md").read_text(), re.M)
+
+
+def test_every_message_has_an_entry():
+    templates = said_by_the_package()
+    assert len(templates) > 40
+    missing = [text for text in templates if not any(matches(text, quote) for quote in QUOTES)]
+    assert not missing, "docs/diagnostics.md needs a line '> message' with what it means for each of these"
+
+
+def test_every_entry_is_a_message():
+    stale = [quote for quote in QUOTES if not any(matches(text, quote) for text in said_by_the_package())]
+    assert not stale, "no longer said by the package"
+
+
+def test_every_field_of_the_evidence_is_explained():
+    rows = re.findall(r"^\| `(\w+)` \|", (DOCS / "diagnostics.md").read_text(), re.M)
+    assert tuple(rows) == numpyro_onestep.Evidence._fields
+
+
+def test_every_public_name_is_on_the_page_and_has_a_docstring():
+    named = re.findall(r"^::: numpyro_onestep\.(\w+)$", (DOCS / "api.md").read_text(), re.M)
+    assert sorted(named) == sorted(numpyro_onestep.__all__)
+    for name in named:
+        assert len(getattr(numpyro_onestep, name).__doc__ or "") > 40, name
+
+
+def test_every_page_is_in_the_navigation():
+    # a build is strict about links, anchors and pages left out; it needs the `docs` extra
+    listed = re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    assert sorted(listed) == [str(page.relative_to(DOCS)) for page in PAGES]
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_every_block_of_code_is_python_with_names_that_exist(page):
+    for block in blocks(page):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module == "numpyro_onestep":
+                assert {alias.name for alias in node.names} <= set(numpyro_onestep.__all__), page
