@@ -13,12 +13,11 @@ import numpyro_onestep
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md"))
-SILENT = {"__main__.py", "plots.py"}  # a report of versions, and the labels of axes
 GAP = "…"  # where a value stands
 
 
 def sentences(module: Path) -> Iterator[str]:
-    """The strings of four words and more that are neither docstrings nor errors, with gaps where values stand."""
+    """What a module may say to a user: its sentences but for docstrings and errors, with gaps where values stand."""
     tree = ast.parse(module.read_text())
     skipped = set()
     for node in ast.walk(tree):
@@ -36,14 +35,16 @@ def sentences(module: Path) -> Iterator[str]:
             text = node.value.replace("{}", GAP)
         else:
             continue
-        if len(re.findall(r"[A-Za-z]{2,}", text)) >= 4 and len(text.split()) >= 4:
+        begins = text.startswith("note:") or (text[:1].isupper() and text.endswith(GAP))
+        if len(re.findall(r"[A-Za-z]{2,}", text)) >= 4 and (text.endswith(".") or begins):
             yield text
 
 
 @cache
 def said_by_the_package() -> list[str]:
     modules = sorted((ROOT / "numpyro_onestep").rglob("*.py"))
-    return [text for module in modules if module.name not in SILENT for text in sentences(module)]
+    labels = {"plots", "plots.py"}  # of axes
+    return [text for module in modules if not labels & set(module.parts) for text in sentences(module)]
 
 
 def matches(template: str, quote: str) -> bool:
