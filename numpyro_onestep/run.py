@@ -1,12 +1,14 @@
 """A finished run, seen as it was: its model, its arguments, its flows, and the evidence from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax import Array, random
 from numpyro.infer import MCMC
 
+from numpyro_onestep import options
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
 from numpyro_onestep.draws.proposal import NUM_PROPOSALS, propose, undefined_share, want_bridge
@@ -26,7 +28,7 @@ from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.estimate import estimate, with_caveats
 from numpyro_onestep.trust.evidence import Evidence
 
-__all__ = ["Run", "evidence", "run_of"]
+__all__ = ["Run", "all_or_nothing", "evidence", "run_of"]
 
 
 class Run(NamedTuple):
@@ -88,6 +90,18 @@ def run_of(mcmc: MCMC, what: str) -> Run:
     return Run(kernel, setup.in_coordinates(state.members), args, kwargs, state)
 
 
+@contextmanager
+def all_or_nothing(mcmc: MCMC) -> Iterator[None]:
+    """A run that fails or is interrupted leaves `mcmc` as it was: the flow of one run, the data of the same."""
+    before = dict(mcmc.__dict__)
+    try:
+        yield
+    except BaseException:
+        mcmc.__dict__.clear()
+        mcmc.__dict__.update(before)
+        raise
+
+
 @one_blas_thread()
 def evidence(
     mcmc: MCMC,
@@ -114,6 +128,8 @@ def evidence(
         ValueError: if nothing was trained.
         RuntimeError: if the model does something else now than in that run.
     """
+    options.check_key(rng_key)
+    num_proposals = options.whole("num_proposals", num_proposals)
     run = run_of(mcmc, "evidence()")
     kernel, flows = run.kernel, run.flows()
     share = -(-num_proposals // len(flows))

@@ -116,6 +116,9 @@ def _unravel_sites(names: list[str], unravel: Callable[[Array], list[Array]], fl
 
 
 def _check_shapes(given: dict[str, Any], sites: dict[str, Any]) -> None:
+    missing = [name for name in sites if name not in given]
+    if missing:
+        raise ValueError(f"`init_params` lacks the sites {missing} of the model; it has {list(given)}.")
     for name, value in given.items():
         if name in sites and jnp.shape(value) != jnp.shape(sites[name]):
             raise ValueError(

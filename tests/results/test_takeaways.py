@@ -13,8 +13,7 @@ from models import FEATURES, TARGETS, TINY, regression, regression_posterior
 from numpyro.infer import MCMC
 from scipy.stats import norm
 
-from numpyro_onestep import Evidence, OneStep, OneStepSampler, compare
-from numpyro_onestep.results.plots import plot_draws, plot_weights
+from numpyro_onestep import Evidence, OneStep, OneStepSampler, compare, plot_draws, plot_weights
 
 
 @pytest.fixture(scope="module")

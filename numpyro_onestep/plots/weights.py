@@ -1,0 +1,169 @@
+"""Draws and their weights: beside a reference, as a histogram or by rank, and for several budgets of evaluations."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from numpyro_onestep.compilation import fold_in
+from numpyro_onestep.draws.proposal import pool
+from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight, pareto_k, pareto_k_threshold
+from numpyro_onestep.flow.steps import check_num_steps
+from numpyro_onestep.plots.axes import FAINT, axes_of, ink, one_axes
+from numpyro_onestep.results.compare import evidence_of
+from numpyro_onestep.run import run_of
+from numpyro_onestep.state import trained_flows
+from numpyro_onestep.threads import one_blas_thread
+from numpyro_onestep.trust.estimate import elbo_of
+
+__all__ = ["plot_budgets", "plot_draws", "plot_weights"]
+
+_LOWEST = -20.0  # nats below the mean weight: what is lower counts for nothing
+_MAX_SHOWN = 4000
+
+
+def plot_draws(draws: Mapping[str, Any], reference: Mapping[str, Any], pair: tuple[str, str], ax: Any = None) -> Any:
+    """Scatter one pair of scalar quantities, ours over a reference sample.
+
+    Args:
+        draws: name → array of shape (N,).
+        reference: the same names → arrays of shape (M,).
+        pair: names of the horizontal and the vertical quantity.
+        ax: matplotlib axes; new ones by default.
+
+    Returns:
+        The axes.
+    """
+    ax = one_axes(ax)
+    for sample, color, label in ((reference, "C1", "NUTS"), (draws, "C0", "OneStep")):
+        x, y = (np.asarray(sample[name]).ravel()[:_MAX_SHOWN] for name in pair)
+        ax.plot(x, y, ".", ms=3, alpha=0.35, color=color, label=label, rasterized=True)
+    ax.set(xlabel=pair[0], ylabel=pair[1], title="Draws")
+    ax.legend(frameon=False, markerscale=4)
+    return ax
+
+
+def plot_weights(
+    sampler: Any, rng_key: Array | None = None, num_draws: int = 4096, kind: str = "histogram", ax: Any = None
+) -> Any:
+    """The log weights of fresh draws of the flow: the narrower around 0, the better the flow.
+
+    The title has the effective sample size and Pareto k of the draws that are shown. Where log Z comes from a bridge,
+    these are still those of the flow's own draws.
+
+    Args:
+        sampler: a `OneStepSampler`, or an `MCMC` around `OneStep`, after `run`.
+        rng_key: random key of the fresh draws; by default one of the run's.
+        num_draws: how many.
+        kind: "histogram" of the log weights less the log of their mean, in nats, or "tail": the weights by rank, with
+            the Pareto tail of shape k that fits the largest ones.
+        ax: matplotlib axes; new ones by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if nothing was trained, `kind` is none of these, or no draw has a finite weight.
+    """
+    if kind not in ("histogram", "tail"):
+        raise ValueError(f"`kind` must be 'histogram' or 'tail', not {kind!r}.")
+    log_w = _log_weights(sampler, "plot_weights()", rng_key, num_draws)
+    relative = np.sort(log_w[np.isfinite(log_w)])[::-1] - log_mean_weight(log_w)[0]
+    if len(relative) == 0:
+        raise ValueError("plot_weights() has nothing to show: none of the draws has a finite weight.")
+    tail_shape, ax = pareto_k(log_w), one_axes(ax)
+    if kind == "histogram":
+        _histogram(ax, relative)
+    else:
+        _tail(ax, relative, tail_shape)
+    share = 100 * effective_sample_size(log_w) / num_draws
+    ax.set_title(f"Weights of {num_draws} draws: ESS {share:.1f} %, Pareto k {tail_shape:.2f}", fontsize="medium")
+    return ax
+
+
+def _histogram(ax: Any, relative: np.ndarray) -> None:
+    low = np.sum(relative < _LOWEST)
+    ax.hist(np.maximum(relative, _LOWEST), bins=60, color="C0")
+    ax.axvline(0.0, color=ink(), **FAINT)
+    ax.set(xlabel="log weight − log mean weight (nats)", ylabel="draws", yscale="log")
+    if low:
+        ax.text(0.03, 0.96, f"{low} at or below {_LOWEST:.0f}", transform=ax.transAxes, va="top")
+
+
+def _tail(ax: Any, relative: np.ndarray, tail_shape: float) -> None:
+    """Sorted weights against their rank, and the fit: excess over the next smaller weight, of the median's scale."""
+    num = int(np.ceil(min(3 * np.sqrt(len(relative)), len(relative) / 5)))
+    rank, shown = np.arange(1, len(relative) + 1), relative > _LOWEST
+    weight = np.exp(relative)
+    ax.loglog(rank[shown], weight[shown], ".", ms=4, color="C0", label="weights", rasterized=True)
+    ax.loglog(rank[:num], weight[:num], "o", ms=4, color="C1", label=f"the {num} largest")
+    if np.isfinite(tail_shape) and tail_shape != 0 and num > 4:
+        excess = lambda share: np.expm1(-tail_shape * np.log(share)) / tail_shape  # noqa: E731
+        least = weight[num]
+        scale = np.median(weight[:num] - least) / excess(0.5)
+        fit = least + scale * excess((rank[:num] - 0.5) / num)
+        bound = pareto_k_threshold(len(relative))
+        label = f"Pareto tail, k {tail_shape:.2f} (trust below {bound:.2f})"
+        ax.loglog(rank[:num], fit, color=ink(), label=label)
+    ax.set(xlabel="rank", ylabel="weight / mean weight")
+    ax.legend(frameon=False, fontsize="small")
+
+
+def plot_budgets(
+    sampler: Any,
+    budgets: Sequence[int] = (1, 2, 4, 8, 16),
+    num_draws: int = 1024,
+    rng_key: Array | None = None,
+    ax: Any = None,
+) -> Any:
+    """What more evaluations a draw gain: DF-ELBO, with log Z above it, and effective sample size of fresh draws.
+
+    Each budget that was not used before compiles a program.
+
+    Args:
+        sampler: a `OneStepSampler`, or an `MCMC` around `OneStep`, after `run`.
+        budgets: evaluations per draw, each a power of two up to 128.
+        num_draws: fresh draws for each budget.
+        rng_key: random key of the draws; by default one of the run's.
+        ax: two matplotlib axes; new ones by default.
+
+    Returns:
+        An array of the two axes.
+
+    Raises:
+        ValueError: if nothing was trained, a budget is not a power of two, or there are other than two axes.
+    """
+    for budget in budgets:
+        check_num_steps(budget, "each of `budgets`")
+    each = [_log_weights(sampler, "plot_budgets()", rng_key, num_draws, budget) for budget in budgets]
+    axes = left, right = axes_of(ax, 2, (9.0, 3.8))
+    errors = [np.std(log_w[np.isfinite(log_w)]) / num_draws**0.5 for log_w in each]
+    left.errorbar(budgets, [elbo_of(log_w) for log_w in each], errors, fmt="o-", color="C0", capsize=3, label="DF-ELBO")
+    e = evidence_of("sampler", sampler)
+    if np.isfinite(e.log_z):
+        left.axhline(e.log_z, color="C1", label="log evidence ± error")
+        left.axhspan(e.log_z - e.std_error, e.log_z + e.std_error, color="C1", alpha=0.25, lw=0)
+    right.plot(budgets, [100 * effective_sample_size(log_w) / num_draws for log_w in each], "o-", color="C0")
+    left.set(ylabel="nats")
+    left.ticklabel_format(axis="y", useOffset=False)
+    left.legend(frameon=False)
+    right.set(ylabel="effective draws (%)", ylim=(0, 104))
+    for one in axes:
+        one.set_xscale("log", base=2)
+        one.set_xticks(budgets, [str(budget) for budget in budgets])
+        one.set_xlabel("evaluations a draw")
+    return axes
+
+
+@one_blas_thread()
+def _log_weights(
+    sampler: Any, what: str, rng_key: Array | None, num_draws: int, num_steps: int | None = None
+) -> np.ndarray:
+    """Of fresh draws, shape (num_draws,)."""
+    if num_draws < 1:
+        raise ValueError(f"`num_draws` must be at least 1, not {num_draws}.")
+    run = run_of(sampler, what)
+    key: Any = fold_in(trained_flows(run.state)[0].train.rng_key, 3) if rng_key is None else rng_key  # type: ignore
+    num_steps = run.kernel.num_steps if num_steps is None else num_steps
+    return np.asarray(pool(run.flows(), key, num_draws, num_steps).log_weights, np.float64)
