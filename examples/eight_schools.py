@@ -18,8 +18,9 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import MCMC, NUTS
+from pictures import save
 
-from numpyro_onestep import OneStep, OneStepSampler, compare
+from numpyro_onestep import OneStep, OneStepSampler, compare, plot_draws, plot_weights
 
 EFFECT = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERROR = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -83,16 +84,14 @@ def save_picture(sampler: OneStepSampler, nuts: MCMC, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from numpyro_onestep.results.plots import plot_draws, plot_weights
-
     ours, reference = (
         {"log tau": np.log(s["tau"]), "theta[0]": s["theta"][:, 0]} for s in (sampler.get_samples(), nuts.get_samples())
     )
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     plot_draws(ours, reference, ("theta[0]", "log tau"), left)
-    plot_weights(sampler, jax.random.key(2), axes=right)
+    plot_weights(sampler, ax=right)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def main() -> None:

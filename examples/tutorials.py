@@ -3,8 +3,8 @@
     python examples/tutorials.py docs/tutorials/hierarchical.md     # refresh outputs and pictures
     python examples/tutorials.py docs/tutorials/*.md --check        # fail where they say something else than the page
 
-A block of text right after a block of Python is its output, and a picture right after that its figure. A check compares the
-outputs with numbers left out, since these differ a little from one processor to another.
+A block of text right after a block of Python is its output, and a picture right after that its figure. A check compares
+the outputs with numbers left out, since these differ a little from one processor to another.
 """
 
 import argparse

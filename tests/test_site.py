@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,12 +15,11 @@ import numpyro_onestep
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md"))
-SILENT = {"__main__.py", "plots.py"}  # a report of versions, and the labels of axes
 GAP = "…"  # where a value stands
 
 
 def sentences(module: Path) -> Iterator[str]:
-    """The strings of four words and more that are neither docstrings nor errors, with gaps where values stand."""
+    """What a module may say to a user: its sentences but for docstrings and errors, with gaps where values stand."""
     tree = ast.parse(module.read_text())
     skipped = set()
     for node in ast.walk(tree):
@@ -36,14 +37,16 @@ def sentences(module: Path) -> Iterator[str]:
             text = node.value.replace("{}", GAP)
         else:
             continue
-        if len(re.findall(r"[A-Za-z]{2,}", text)) >= 4 and len(text.split()) >= 4:
+        begins = text.startswith("note:") or (text[:1].isupper() and text.endswith(GAP))
+        if len(re.findall(r"[A-Za-z]{2,}", text)) >= 4 and (text.endswith(".") or begins):
             yield text
 
 
 @cache
 def said_by_the_package() -> list[str]:
     modules = sorted((ROOT / "numpyro_onestep").rglob("*.py"))
-    return [text for module in modules if module.name not in SILENT for text in sentences(module)]
+    labels = {"plots", "plots.py"}  # of axes
+    return [text for module in modules if not labels & set(module.parts) for text in sentences(module)]
 
 
 def matches(template: str, quote: str) -> bool:
@@ -94,3 +97,45 @@ def test_every_block_of_code_is_python_with_names_that_exist(page):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and node.module == "numpyro_onestep":
                 assert {alias.name for alias in node.names} <= set(numpyro_onestep.__all__), page
+
+
+def test_pictures_are_small():
+    for pattern in ("tutorial_*.png", "gallery_*.png", "eight_schools.png"):
+        for picture in (DOCS / "figures").glob(pattern):
+            assert picture.stat().st_size <= 40_000, picture.name
+
+
+def test_the_way_of_a_draw_is_drawn_as_it_is_written():
+    source, drawn = ((DOCS / "figures" / f"way_of_a_draw.{end}").read_text() for end in ("mmd", "svg"))
+    words = {word for text in re.findall(r'"(.+?)"', source) for word in re.split(r"<br>| ", text)}
+    assert {word for word in words if word not in drawn} == set()
+
+
+def test_outputs_are_written_below_their_blocks_and_compared_without_numbers(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    import tutorials
+
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n\n```python\nx = 1.5\nprint('x', x)\n```\n\ntext\n\n```python\ny = x\n```\n")
+    first = tutorials.refreshed(page, draw=False)
+    assert "```\n\n```text\nx 1.5\n```\n\ntext" in first
+    page.write_text(first.replace("x = 1.5", "x = -2e-3"))
+    again = tutorials.refreshed(page, draw=False)
+    assert "x -0.002" in again
+    assert tutorials.without_numbers(again)[-6:] == tutorials.without_numbers(first)[-6:]
+    assert tutorials.without_numbers("reliable yes") != tutorials.without_numbers("reliable no")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted((DOCS / "tutorials").glob("*.md")), ids=lambda page: page.stem)
+def test_a_tutorial_prints_what_its_page_shows(page):
+    subprocess.run([sys.executable, ROOT / "examples" / "tutorials.py", page, "--check"], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "index.md"], ids=lambda page: page.stem)
+def test_the_first_example_runs_and_prints_what_is_said(page):
+    script = blocks(page)[0].replace("eight_schools))", "eight_schools), progress_bar=False)")
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "log evidence: -31.3" in result.stdout
+    assert "reliable: yes" in result.stdout
