@@ -14,8 +14,6 @@ from numpyro_onestep import sampling
 from numpyro_onestep import state as state_
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
-from numpyro_onestep.draws.proposal import pool
-from numpyro_onestep.flow.steps import check_num_steps
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.members.laplace import same_members
 from numpyro_onestep.model.function import ModelFunction, owned, same_leaves
@@ -169,25 +167,31 @@ class OneStepSampler(MCMC):
             self._evidence = result = evidence(self, key, audited=known, bridges=self._bridges)
         return result
 
-    @one_blas_thread()
     def draw(self, rng_key: Array, num_draws: int, num_steps: int | None = None) -> Draws:
-        """Fresh, independent draws of the flow with their log weights: any number, any step budget.
+        """Fresh, independent draws of the flow with their log weights, as NumPy arrays: any number, any step budget.
 
         Args:
             rng_key: random key.
-            num_draws: number of draws.
+            num_draws: number of draws; memory holds them once, and little more.
             num_steps: evaluations per draw, a power of two up to 128; by default the kernel's. The weights are exact
                 for every budget, and vary less the more evaluations there are.
 
         Raises:
             ValueError: if nothing was trained, or a count is out of range.
         """
-        if num_draws < 1:
-            raise ValueError(f"`num_draws` must be at least 1, not {num_draws}.")
+        return next(self.draws(rng_key, num_draws, num_draws, num_steps))
+
+    def draws(
+        self, rng_key: Array, num_draws: int, chunk: int = 100_000, num_steps: int | None = None
+    ) -> Iterator[Draws]:
+        """What `draw` returns, as an iterator over `Draws` of `chunk` each, the last one shorter: a stream.
+
+        The same draws for every `chunk`, made as they are asked for. Raises as `draw` does, at once.
+        """
         num_steps = self.sampler.num_steps if num_steps is None else num_steps
-        check_num_steps(num_steps)
-        proposals = pool(run_of(self, "draw()").flows(), rng_key, num_draws, num_steps)
-        return Draws(samples.over_points(self._constrainer(), proposals.points), proposals.log_weights)
+        samples.check_counts(num_steps, num_draws=num_draws, chunk=chunk)
+        flows = run_of(self, "draw()").flows()
+        return samples.stream(self._constrainer(), flows, rng_key, num_draws, num_steps, chunk)
 
     def to_inference_data(self, **kwargs: Any) -> Any:
         """ArviZ `InferenceData` (0.23) or `DataTree` (1.x) with the evidence; arguments are those of `from_numpyro`."""
@@ -280,14 +284,8 @@ class OneStepSampler(MCMC):
         setup: Any = self.setup
         kernel, shape = self.sampler, (self.num_chains, self.num_samples)
         flows = state_.flows_of(state, setup.target(self._args, self._kwargs))
-        how = (
-            kernel.correction,
-            kernel.bridge,
-            shape,
-            kernel.num_steps,
-            self.thinning,
-            state_.acceptance(state, shape[0]),
-        )
+        before = state_.acceptance(state, shape[0])
+        how = (kernel.correction, kernel.bridge, shape, kernel.num_steps, self.thinning, before)
         drawn, self._bridges = chains_of(rng_key, flows, *how, self.progress_bar)
         self.num_gradients += setup.cost * sum(bridge.num_gradients for bridge in self._bridges or ())
         drawn = samples.in_model(drawn, setup.out_of_coordinates(self._args, self._kwargs))

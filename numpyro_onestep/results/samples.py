@@ -1,19 +1,35 @@
 """The draws of a run as NumPyro's `MCMC` keeps them: constrained, by chain, with the extra fields asked for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from numpyro_onestep.compilation import jit
+from numpyro_onestep.draws import proposal
 from numpyro_onestep.draws.chains import Chains
+from numpyro_onestep.flow.density import Flow
+from numpyro_onestep.flow.steps import check_num_steps
 from numpyro_onestep.model.function import ModelFunction
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState
+from numpyro_onestep.threads import one_blas_thread
 
-__all__ = ["Draws", "by_chain", "check_fields", "check_sites", "in_model", "names_site", "one_point", "over_points"]
+__all__ = [
+    "Draws",
+    "by_chain",
+    "check_counts",
+    "check_fields",
+    "check_sites",
+    "in_model",
+    "names_site",
+    "one_point",
+    "over_points",
+    "stream",
+]
 
 _NOT_COLLECTED = (
     "base",
@@ -26,12 +42,17 @@ _NOT_COLLECTED = (
     "members",
 )  # fields of the state
 
+_MAX_NUMBERS = 2**24  # of all draws that are made at once, on the device and on their way from there
+
 
 class Draws(NamedTuple):
-    """Fresh draws: constrained samples with a leading axis of draws, and their log weights (nats, unnormalised)."""
+    """Fresh draws: constrained samples with a leading axis of draws, and their log weights (nats, unnormalised).
+
+    NumPy arrays on the host.
+    """
 
     samples: Any
-    log_weights: Array
+    log_weights: np.ndarray
 
 
 def names_site(field: str) -> str:
@@ -87,6 +108,58 @@ def over_points(function: ModelFunction, points: Array) -> Any:
     """A function of one flat unconstrained point at points of shape (..., D); the results have the leading axes."""
     flat = jax.vmap(function)(points.reshape(-1, points.shape[-1]))
     return jax.tree.map(lambda leaf: leaf.reshape(*points.shape[:-1], *leaf.shape[1:]), flat)
+
+
+def check_counts(num_steps: int, **counts: int) -> None:
+    """Raise ValueError where a count is below 1 or a step budget is none."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"`{name}` must be at least 1, not {count}.")
+    check_num_steps(num_steps)
+
+
+def stream(
+    constrain: ModelFunction, flows: Sequence[Flow], rng_key: Array, num_draws: int, num_steps: int, chunk: int
+) -> Iterator[Draws]:
+    """Fresh draws of the flows, `chunk` at a time: the same draws whatever `chunk` is.
+
+    They are made on the device some millions of numbers at a time, so that memory holds one chunk and little more.
+    """
+    shift = flows[0].problem.base.whitening.shift
+    shown = jax.eval_shape(constrain, jax.ShapeDtypeStruct(shift.shape, shift.dtype))
+    at_once = _MAX_NUMBERS // (2 * shift.size + sum(leaf.size for leaf in jax.tree.leaves(shown)))
+    made = proposal.stream(flows, rng_key, num_draws, num_steps, min(chunk, at_once))
+
+    def to_host() -> Iterator[Draws]:
+        while True:
+            with one_blas_thread():  # not while the caller has the turn
+                proposals = next(made, None)
+                if proposals is None:
+                    return
+                drawn = Draws(over_points(constrain, proposals.points), proposals.log_weights)  # type: ignore[arg-type]
+                drawn = jax.tree.map(np.asarray, drawn)
+            yield drawn
+
+    return _cut(to_host(), num_draws, chunk)
+
+
+def _cut(parts: Iterable[Draws], num_draws: int, chunk: int) -> Iterator[Draws]:
+    """The first `num_draws` of the parts together, as arrays of `chunk` draws each; the last one may be shorter."""
+    left, filled = num_draws, 0
+    draws: Any = None
+    for part in parts:
+        start, end = 0, min(len(part.log_weights), left)
+        while start < end:
+            if filled == 0:
+                size = min(chunk, left)
+                draws = jax.tree.map(lambda leaf, n=size: np.empty((n, *leaf.shape[1:]), leaf.dtype), part)
+            num = min(len(draws.log_weights) - filled, end - start)
+            for whole, leaf in zip(*map(jax.tree.leaves, (draws, part)), strict=True):
+                whole[filled : filled + num] = leaf[start : start + num]
+            start, filled, left = start + num, filled + num, left - num
+            if filled == len(draws.log_weights):
+                yield draws
+                filled = 0
 
 
 def in_model(drawn: Chains, out: ModelFunction | None) -> Chains:
