@@ -34,7 +34,7 @@ HOUSE: dict[str, list[str]] = {
     "check": [],
     "kernel": [],
     "run": [],
-    "results": ["samples", "inference_data", "compare", "checkpoint", "flow_distribution", "reparam"],
+    "results": ["samples", "stream", "inference_data", "compare", "checkpoint", "flow_distribution", "reparam"],
     "plots": ["axes", "weights", "training", "evidence"],
     "sampler": [],
     "__init__": [],

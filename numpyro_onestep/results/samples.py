@@ -1,7 +1,7 @@
 """The draws of a run as NumPyro's `MCMC` keeps them: constrained, by chain, with the extra fields asked for."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,15 @@ from numpyro_onestep.model.function import ModelFunction
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState
 
-__all__ = ["Draws", "by_chain", "check_fields", "check_sites", "in_model", "names_site", "one_point", "over_points"]
+__all__ = [
+    "by_chain",
+    "check_fields",
+    "check_sites",
+    "in_model",
+    "names_site",
+    "one_point",
+    "over_points",
+]
 
 _NOT_COLLECTED = (
     "base",
@@ -25,13 +33,6 @@ _NOT_COLLECTED = (
     "ladder_angle",
     "members",
 )  # fields of the state
-
-
-class Draws(NamedTuple):
-    """Fresh draws: constrained samples with a leading axis of draws, and their log weights (nats, unnormalised)."""
-
-    samples: Any
-    log_weights: Array
 
 
 def names_site(field: str) -> str:
