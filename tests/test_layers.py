@@ -30,7 +30,7 @@ HOUSE: dict[str, list[str]] = {
     "kernel": [],
     "run": [],
     "results": ["samples", "inference_data", "compare", "checkpoint", "flow_distribution", "reparam"],
-    "plots": ["axes", "weights", "training", "evidence"],
+    "plots": ["axes", "weights", "budgets", "training", "evidence"],
     "sampler": [],
     "__init__": [],
     "__main__": [],

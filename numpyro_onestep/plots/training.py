@@ -54,13 +54,16 @@ def plot_training(sampler: Any, over: str = "iterations", ax: Any = None) -> Any
         left.plot(np.array(x)[~low], elbo[~low, flow], "o", color=color)
         left.plot(np.array(x)[low], np.full(np.sum(low), floor), "v", color=color)
         right.plot(x, ess[:, flow], "o-", color=color)
-    line.set_label("DF-ELBO")
+    line.set_label("DF-ELBO" if elbo.shape[1] == 1 else "DF-ELBO of each flow")
     if np.isfinite(log_z):
         left.axhline(log_z, color=ink(), label="log mean weight of the best", **FAINT)
     plan = sampler.sampler.plan(sampler.setup.dim, sampler.setup.work)
     if plan.in_rounds:
         right.axhline(100 * plan.target_ess, color=ink(), label="target_ess", **FAINT)
         right.legend(frameon=False)
+    left.margins(y=0.1)
+    if over == "iterations":
+        left.xaxis.get_major_locator().set_params(integer=True)
     left.legend(frameon=False)
     left.set(xlabel=over, ylabel="nats")
     left.ticklabel_format(axis="y", useOffset=False)

@@ -15,16 +15,8 @@ from numpyro_onestep.state import OneStepState
 
 __all__ = ["Draws", "by_chain", "check_fields", "check_sites", "in_model", "names_site", "one_point", "over_points"]
 
-_NOT_COLLECTED = (
-    "base",
-    "train",
-    "rng_key",
-    "x",
-    "flow",
-    "log_angle",
-    "ladder_angle",
-    "members",
-)  # fields of the state
+# fields of the state
+_NOT_COLLECTED = ("base", "train", "rng_key", "x", "flow", "log_angle", "ladder_angle", "members")
 
 
 class Draws(NamedTuple):
