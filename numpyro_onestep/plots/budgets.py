@@ -39,6 +39,7 @@ def plot_budgets(
 
     Raises:
         ValueError: if nothing was trained, a budget is not a power of two, or there are other than two axes.
+        TypeError: if it is no `MCMC` around `OneStep`.
     """
     for budget in budgets:
         check_num_steps(budget, "each of `budgets`")

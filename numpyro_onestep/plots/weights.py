@@ -63,6 +63,7 @@ def plot_weights(
 
     Raises:
         ValueError: if nothing was trained, `kind` is none of these, or no draw has a finite weight.
+        TypeError: if it is no `MCMC` around `OneStep`.
     """
     if kind not in ("histogram", "tail"):
         raise ValueError(f"`kind` must be 'histogram' or 'tail', not {kind!r}.")

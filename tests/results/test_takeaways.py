@@ -226,6 +226,8 @@ def test_what_cannot_be_drawn_is_said(fitted):
     for plot in (plot_weights, plot_training, plot_budgets):
         with pytest.raises(ValueError, match="No trained OneStep flow"):
             plot(OneStepSampler(OneStep(regression), progress_bar=False))
+        with pytest.raises(TypeError, match="needs an MCMC with a OneStep kernel, not Evidence"):
+            plot(fitted.evidence)
 
 
 def test_a_training_that_was_elsewhere_is_not_drawn(fitted):
