@@ -35,7 +35,7 @@ HOUSE: dict[str, list[str]] = {
     "kernel": [],
     "run": [],
     "results": ["samples", "stream", "inference_data", "compare", "checkpoint", "flow_distribution", "reparam"],
-    "plots": ["axes", "weights", "training", "evidence"],
+    "plots": ["axes", "weights", "budgets", "training", "evidence"],
     "sampler": [],
     "__init__": [],
     "__main__": [],

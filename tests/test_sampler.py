@@ -42,7 +42,11 @@ def test_is_an_mcmc_with_its_accessors(fitted, capsys):
     assert set(fields) == {"diverging", "potential_energy", "accept_prob", "z.beta"}
     assert np.allclose(fields["z.beta"], fitted.get_samples()["beta"])
     fitted.print_summary()
-    assert "beta[2]" in capsys.readouterr().out
+    table, estimate, verdict, _ = capsys.readouterr().out.rsplit("\n", 3)
+    assert "beta[2]" in table
+    assert "Number of divergences: 0" in table
+    assert f"{estimate}\n{verdict}" == fitted.evidence.summary()
+    assert verdict == "reliable: yes"
 
 
 def test_moments(fitted):
@@ -163,7 +167,7 @@ def test_a_doubtful_result_says_so():
     assert any("1 evaluation a draw would give" in w for w in bridged.warnings)
 
 
-def test_improper_prior_has_draws_but_no_evidence():
+def test_improper_prior_has_draws_but_no_evidence(capsys):
     def model():
         mu = numpyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
         numpyro.sample("y", dist.Normal(mu, 1), obs=jnp.array([1.0, 2.0, 3.0]))
@@ -175,6 +179,10 @@ def test_improper_prior_has_draws_but_no_evidence():
     assert not sampler.evidence.reliable
     assert "improper prior" in sampler.evidence.warnings[0]
     assert "'mu'" in sampler.evidence.warnings[0]
+    sampler.print_summary()
+    *_, estimate, verdict = capsys.readouterr().out.splitlines()
+    assert estimate.startswith("log evidence: undefined, ESS ")
+    assert verdict.startswith("reliable: no, but the draws are. The evidence is undefined: ")
 
 
 def test_save_and_load(fitted, tmp_path):

@@ -23,16 +23,8 @@ __all__ = [
     "over_points",
 ]
 
-_NOT_COLLECTED = (
-    "base",
-    "train",
-    "rng_key",
-    "x",
-    "flow",
-    "log_angle",
-    "ladder_angle",
-    "members",
-)  # fields of the state
+# fields of the state
+_NOT_COLLECTED = ("base", "train", "rng_key", "x", "flow", "log_angle", "ladder_angle", "members")
 
 
 def names_site(field: str) -> str:

@@ -10,7 +10,10 @@ __all__ = ["Evidence", "with_error"]
 
 _NOTE = "note: "  # how those of the warnings begin that speak against nothing
 _SURE, _DOUBTFUL = "#2e9e5b", "#d9622b"  # of the marker in a notebook; they can be seen on white and on black
-_STYLE = "text-align: left; vertical-align: top; white-space: normal; max-width: 50em"
+_STYLE = """<style>
+table.onestep-evidence th, table.onestep-evidence td { text-align: left; vertical-align: top; white-space: nowrap }
+table.onestep-evidence td { white-space: normal; max-width: 50em }
+</style>"""  # stronger than the notebook's own
 
 
 class Evidence(NamedTuple):
@@ -104,9 +107,7 @@ class Evidence(NamedTuple):
         cells = "".join(
             f"<tr><th>{name}</th><td>{marker.get(name, '')}{escape(value)}</td></tr>" for name, value in self.rows()
         )
-        # stronger than the notebook's own style of cells
-        style = f"<style>table.onestep-evidence th, table.onestep-evidence td {{{_STYLE}}}</style>"
-        return f'{style}<table class="onestep-evidence">{cells}</table>'
+        return f'{_STYLE}<table class="onestep-evidence">{cells}</table>'
 
 
 def with_error(value: float, error: float) -> str:
