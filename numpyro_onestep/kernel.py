@@ -256,12 +256,18 @@ class OneStep(MCMCKernel):
         draws belong to an earlier flow.
 
         Raises:
-            ValueError: if the state was never trained (`num_warmup=0` without a trained `post_warmup_state`).
+            ValueError: if the state was never trained (`num_warmup=0` without a trained `post_warmup_state`), or has
+                more or fewer chains.
         """
         if state.train is None or state.base is None:
             raise ValueError(
                 "OneStep has no trained flow: `num_warmup=0` leaves it untrained. Use num_warmup ≥ 1 (1000 gives the "
                 "full quality), or set `mcmc.post_warmup_state` to the `last_state` of an earlier run."
+            )
+        if np.ndim(state.i) and len(state.i) != len(state.rng_key):
+            raise ValueError(
+                f"The state is one of {len(state.i)} chains, this run has {len(state.rng_key)}: take as many, "
+                "or train again."
             )
         setup = self.setup.in_coordinates(state.members)
         problem = Problem(state.base, setup.target(model_args, model_kwargs))

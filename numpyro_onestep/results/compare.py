@@ -40,6 +40,8 @@ def compare(models: Mapping[str, Any], prior: Mapping[str, float] | None = None)
     """
     import pandas as pd
 
+    if not isinstance(models, Mapping):
+        raise TypeError(f"compare() takes a dict of models by name, not a {type(models).__name__}.")
     if not models:
         raise ValueError("compare() needs at least one model.")
     prior = dict.fromkeys(models, 1.0) if prior is None else dict(prior)
@@ -91,7 +93,11 @@ def _text(table: Any) -> str:
     """The columns that decide, and the warnings, no line longer than 80 characters and nothing cut off."""
     head = ("log_z ± se", "log10_bayes_factor", "probability", "reliable")
     rows = [
-        (_with_error(row["log_z"], row["std_error"]), f"{row['log10_bayes_factor']:.2f}", f"{row['probability']:.4f}")
+        (
+            _with_error(row["log_z"], row["std_error"]),
+            _number(row["log10_bayes_factor"], 2),
+            f"{row['probability']:.4f}",
+        )
         for _, row in table.iterrows()
     ]
     rows = [(*row, str(reliable)) for row, reliable in zip(rows, table["reliable"], strict=True)]
@@ -115,7 +121,11 @@ def _with_error(value: float, error: float) -> str:
     """The value with as many digits as its error lets count, that with two, between 1 and 6 of them."""
     known = np.isfinite(error) and error > 0
     digits = int(np.clip(1 - np.floor(np.log10(error)), 1, 6)) if known else 4
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+    return f"{_number(value, digits)} ± {_number(error, digits)}"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _is_run(model: Any) -> bool:

@@ -6,22 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib
 import numpyro
 
 import numpyro_onestep
 
 _OURS = Path(numpyro_onestep.__file__).parent
-_TALKERS = {_OURS: "this package", Path(numpyro.__file__).parent: "NumPyro", Path(__file__).parents[1]: "the test"}
+_SPEAKERS = {_OURS: "this package", Path(numpyro.__file__).parent: "NumPyro", Path(__file__).parents[1]: "the test"}
+_JAX = (Path(jax.__file__).parent, Path(jaxlib.__file__).parent)
 
 
 def speaker(error: BaseException) -> str:
-    """Whose frame is the innermost one of a traceback, as far as it is none of a library below NumPyro."""
-    frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-    for file in reversed(frames):
-        for folder, name in _TALKERS.items():
-            if file.is_relative_to(folder):
-                return f"JAX, called by {name}" if file != frames[-1] and name == "this package" else name
-    return "nobody"
+    """Who raised an error, and for libraries below NumPyro also who called them."""
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    who = next(
+        (who for file in reversed(files) for folder, who in _SPEAKERS.items() if file.is_relative_to(folder)), ""
+    )
+    return f"JAX, called by {who}" if any(map(files[-1].is_relative_to, _JAX)) else who
 
 
 def attempt(call: Callable[[], Any]) -> str:
