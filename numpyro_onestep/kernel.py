@@ -131,9 +131,9 @@ class OneStep(MCMCKernel):
         self._init_strategy = init_strategy
         self.init_scale = options.real("init_scale", init_scale, "a positive number", lambda v: v > 0)
         self.bridge = bridge
-        self.coverage_audit = bool(coverage_audit)
+        self.coverage_audit = options.flag("coverage_audit", coverage_audit)
         self.num_replicates = options.whole("num_replicates", num_replicates, most=_MOST)
-        self._forward_mode = bool(forward_mode_differentiation)
+        self._forward_mode = options.flag("forward_mode_differentiation", forward_mode_differentiation)
         given = {"state_consistency": state_consistency, "volume_consistency": volume_consistency}
         weights = [
             options.real(name, value, "a number of at least 0", lambda v: v >= 0) for name, value in given.items()
