@@ -238,7 +238,7 @@ class OneStepSampler(MCMC):
             point = state_.first_values(state)
         setup = self.sampler.look(rng_key, point, self._args, self._kwargs)
         options.check_room(self.num_chains * self.num_samples, 3 * setup.center.nbytes)
-        self.setup = setup = setup.in_coordinates(None if state is None else state.members)
+        self.setup = setup = setup.in_coordinates(None if state is None else state_.trained_flows(state)[0].members)
         return setup
 
     def _train(self, rng_key: Array, init_params: Any, warm_start: bool, checkpoint: str | Path | None) -> OneStepState:

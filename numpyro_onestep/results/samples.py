@@ -1,6 +1,6 @@
 """The draws of a run as NumPyro's `MCMC` keeps them: constrained, by chain, with the extra fields asked for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -34,7 +34,8 @@ def names_site(field: str) -> str:
 
 def check_fields(fields: Sequence[str]) -> None:
     """Raise where an extra field that names no site is not one value per draw (ValueError) or none (AttributeError)."""
-    if isinstance(fields, str) or not all(isinstance(name, str) for name in fields):
+    several = isinstance(fields, Iterable) and not isinstance(fields, str)
+    if not several or not all(isinstance(name, str) for name in fields):
         raise TypeError(f"`extra_fields` must be names, such as ('potential_energy',), not {fields!r}.")
     for name in fields:
         if names_site(name):
