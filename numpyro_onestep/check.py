@@ -19,7 +19,7 @@ from numpyro_onestep.model.target import COSTLY_DIM, Target
 from numpyro_onestep.training.plan import Plan
 from numpyro_onestep.trust.checks import MAX_ROUNDING, rounding
 
-__all__ = ["Check", "check", "sites_of"]
+__all__ = ["Check", "check"]
 
 _NUM_POINTS, _NUM_TIMED = 64, 5
 _NUM_ASCENTS = 4
@@ -74,27 +74,16 @@ class Check(NamedTuple):
         )
 
 
-def sites_of(model: Any, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """The latent continuous sites of a model with shapes and supports, and its plates with sizes."""
-    trace = handlers.trace(handlers.seed(model, rng_key)).get_trace(*args, **kwargs)
-    latent, plates = {}, {}
-    for name, site in trace.items():
-        if site["type"] == "sample" and not site["is_observed"] and not site["fn"].support.is_discrete:
-            latent[name] = np.shape(site["value"]), _words(site["fn"].support)
-        elif site["type"] == "plate":
-            plates[name] = int(site["args"][0])
-    return latent, plates
-
-
-def check(setup: ModelSetup, plan: Plan, latent: dict[str, Any], plates: dict[str, int]) -> Check:
-    """Time a gradient and say what a run may need; the sites and plates are only repeated.
+def check(model: Any, setup: ModelSetup, plan: Plan, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> Check:
+    """Look into a model, time a gradient, and say what a run may need; `model` is None for a potential function.
 
     Raises:
-        RuntimeError: if the setup is one within a JAX transformation.
+        RuntimeError: if it is called within a JAX transformation.
     """
     if isinstance(setup.center, Tracer):
         raise RuntimeError("check() measures time: call it outside of `jit` and `vmap`.")
-    given = setup.given or ((), {})
+    latent, plates = ({}, {}) if model is None else _sites(model, rng_key, args, kwargs)
+    given = args, kwargs
     begin = time.perf_counter()
     setup = setup.find_members(*given)
     target, dim = setup.target(*given), setup.dim
@@ -122,6 +111,18 @@ def check(setup: ModelSetup, plan: Plan, latent: dict[str, Any], plates: dict[st
         seconds=(middle / _RANGE, middle * _RANGE),
         remarks=tuple(_remarks(setup, lost)),
     )
+
+
+def _sites(model: Any, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """The continuous latent sites of a model with shapes and supports, and its plates with sizes."""
+    trace = handlers.trace(handlers.seed(model, rng_key)).get_trace(*args, **kwargs)
+    latent, plates = {}, {}
+    for name, site in trace.items():
+        if site["type"] == "sample" and not site["is_observed"] and not site["fn"].support.is_discrete:
+            latent[name] = np.shape(site["value"]), _words(site["fn"].support)
+        elif site["type"] == "plate":
+            plates[name] = int(site["args"][0])
+    return latent, plates
 
 
 @jit_once

@@ -8,6 +8,7 @@ from there. Nothing of it is code.
 import hashlib
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -114,9 +115,7 @@ def open_journal(
     """
     if path is None:
         return Journal()
-    from numpyro_onestep import __version__
-
-    versions = f"numpyro-onestep {__version__}, jax {jax.__version__}, jaxlib {jaxlib_version}"
+    versions = f"numpyro-onestep {version('numpyro-onestep')}, jax {jax.__version__}, jaxlib {jaxlib_version}"
     steps = np.random.default_rng(0).normal(0, 0.1, (_NUM_POINTS, setup.start.shape[0]))
     points = jnp.asarray(np.asarray(setup.start) + steps, setup.start.dtype)
     run = {

@@ -11,12 +11,11 @@ from numpyro.infer import init_to_uniform
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity, is_prng_key
 
-from numpyro_onestep import check as check_
 from numpyro_onestep import options
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.base.search import search
-from numpyro_onestep.check import Check
+from numpyro_onestep.check import Check, check
 from numpyro_onestep.compilation import full_precision, make_room, split
 from numpyro_onestep.draws.proposal import BRIDGES
 from numpyro_onestep.flow.steps import check_num_steps
@@ -214,20 +213,15 @@ class OneStep(MCMCKernel):
     @one_blas_thread()
     @full_precision
     def check(self, *args: Any, init_params: Any = None, **kwargs: Any) -> Check:
-        """A first look, without a run: dimension, sites, plates, what to know of the evidence, how long it may take.
+        """A first look without a run, to be printed: sites, what to know of the evidence, how long a run may take.
 
         Args:
             *args: arguments of the model.
             init_params: unconstrained values of a starting point; needed with a potential function.
             **kwargs: keyword arguments of the model.
-
-        Returns:
-            A named tuple; printed it says all of it in words.
         """
-        rng_key = random.key(0)
-        setup = self.look(rng_key, init_params, args, kwargs)
-        latent, plates = ({}, {}) if self._model is None else check_.sites_of(self._model, rng_key, args, kwargs)
-        return check_.check(setup, self.plan(setup.dim, setup.work), latent, plates)
+        setup = self.look(random.key(0), init_params, args, kwargs)
+        return check(self._model, setup, self.plan(setup.dim, setup.work), random.key(0), args, kwargs)
 
     @one_blas_thread()
     @full_precision

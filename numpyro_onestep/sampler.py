@@ -15,7 +15,6 @@ from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
 from numpyro_onestep.draws.proposal import pool
 from numpyro_onestep.flow.steps import check_num_steps
-from numpyro_onestep.journal import open_journal
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.members.laplace import same_members
 from numpyro_onestep.model.function import ModelFunction, owned, same_leaves
@@ -256,27 +255,21 @@ class OneStepSampler(MCMC):
         before = earlier if warm_start and state_.trained_flows(earlier) else None  # without any it raises
         kernel, given = self.sampler, (self._args, self._kwargs)
         self.setup = setup = self._look(split(rng_key)[0], init_params).find_members(*given)
-        target = setup.target(*given)
         if before is not None and not same_members(before.members, setup.members):
             before = None  # its flow is one of other coordinates
-        plan = kernel.plan(setup.dim, setup.work)
-        chosen = {"num_warmup": self.num_warmup, "plan": plan}
-        chosen |= {name: getattr(kernel, name) for name in ("init_scale", "num_steps", "coverage_audit")}
         bridge = kernel.bridge if kernel.correction != "none" else "never"
         done = warmup(
             rng_key,
-            target,
-            setup.dim,
-            setup.marginal(*given),
-            setup.start,
-            plan,
+            setup,
+            given,
+            kernel.plan(setup.dim, setup.work),
             self.num_warmup,
             init_scale=kernel.init_scale,
             num_steps=kernel.num_steps,
             coverage_audit=kernel.coverage_audit,
             progress_bar=self.progress_bar,
             before=before,
-            journal=open_journal(checkpoint, rng_key, setup, given, chosen, before),
+            checkpoint=checkpoint,
             expect=partial(sampling.expect, rng_key, bridge, self.num_chains * self.num_samples, kernel.num_steps),
         )
         keys = done.rng_key if self.num_chains == 1 else random.split(done.rng_key, self.num_chains)

@@ -1,6 +1,7 @@
 """All that a run does before its draws: base, training, audit, and once more where mass is missing."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +17,8 @@ from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.compilation import fold_in, full_precision, split
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
-from numpyro_onestep.journal import Journal
-from numpyro_onestep.model.target import Target
+from numpyro_onestep.journal import open_journal
+from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState, check_dim, trained_flows
 from numpyro_onestep.training import fit as training
 from numpyro_onestep.training.evaluation import History
@@ -63,10 +64,8 @@ class _Found(NamedTuple):
 @full_precision
 def warmup(
     rng_key: Array,
-    target: Target,
-    dim: int,
-    marginal: Target,
-    start_at: Array,
+    setup: ModelSetup,
+    given: tuple[tuple, dict[str, Any]],
     plan: Plan,
     num_warmup: int,
     *,
@@ -76,7 +75,7 @@ def warmup(
     progress_bar: bool,
     before: OneStepState | None = None,
     expect: Callable[[Callable[[], Flow], float], None] | None = None,
-    journal: Journal | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Warmup:
     """Find the base, train, audit, and train once more from a base that holds what was missed.
 
@@ -87,10 +86,8 @@ def warmup(
 
     Args:
         rng_key: random key; the first of its three parts is for the look at the model.
-        target: log γ on the flat unconstrained vector.
-        dim: its dimension D.
-        marginal: the same, or that with the last coordinates integrated out, which are standard normal to begin with.
-        start_at: a valid point of it, shape (D,) or less.
+        setup: what is known of the model, in the coordinates to train in.
+        given: its positional and keyword arguments.
         plan: how to train.
         num_warmup: training iterations.
         init_scale: spread of the starts around the center.
@@ -100,11 +97,11 @@ def warmup(
         before: the state of an earlier run, for a warm start.
         expect: is told of the flow to come, as soon as its shapes are known and again when it is trained, and of the
             share of effective draws as far as that is known, 1 at first.
-        journal: what was finished before an interruption, and where to keep what is finished now.
+        checkpoint: file of what was finished before an interruption, and where to keep what is finished now.
 
     Raises:
-        ValueError: if `num_warmup` is 0, the density is finite at none of the starts, or `before` has another
-            dimension.
+        ValueError: if `num_warmup` is 0, the density is finite at none of the starts, `before` has another
+            dimension, or the checkpoint is damaged or of another run.
     """
     if num_warmup == 0:
         raise ValueError(
@@ -112,7 +109,10 @@ def warmup(
             "`post_warmup_state` to the `last_state` of an earlier run."
         )
     _, key_base, key_first, key_audit, key_extend, key_train, key_again, _ = split(rng_key)
-    journal = journal or Journal()
+    target, dim = setup.target(*given), setup.dim
+    options = {"init_scale": init_scale, "num_steps": num_steps, "coverage_audit": coverage_audit}
+    options |= {"plan": plan, "num_warmup": num_warmup}
+    journal = open_journal(checkpoint, rng_key, setup, given, options, before)
 
     def expect_flow(base: Base) -> None:
         """Compile what comes after the search for a base of these shapes."""
@@ -127,7 +127,7 @@ def warmup(
     def find() -> _Found:
         spent: list[int] = []
         with tqdm(total=1, desc="base search", disable=not progress_bar) as bar:
-            base = search.search(marginal, init_scale, key_base, start_at, spent, expect_flow)
+            base = search.search(setup.marginal(*given), init_scale, key_base, setup.start, spent, expect_flow)
             base = beside(base, dim - base.dim)
             bar.update()
         return _Found(base, sum(spent))
