@@ -165,10 +165,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--smoke", action="store_true", help="a few iterations only")
     options = parser.parse_args()
+    plt.rcParams.update({"font.size": 8})
     for name in options.models or PICTURES:
         entry = GALLERY[name]
         _, sampler, seconds = run_onestep(entry, 0, SMOKE if options.smoke else FULL)
-        figure, ax = plt.subplots(figsize=(4.5, 3.2), layout="constrained")
+        figure, ax = plt.subplots(figsize=(3.4, 2.7), layout="constrained")
         PICTURES[name](ax, {site: np.asarray(x) for site, x in sampler.get_samples().items()}, *entry.args)
         save(figure, options.folder / f"gallery_{name.replace(' ', '_')}.png", num_colors=32)
         plt.close(figure)
