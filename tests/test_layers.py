@@ -94,7 +94,7 @@ def test_rooms_hold_three_to_seven_files_and_say_what_they_are():
 
 
 def test_only_the_networks_name_flax():
-    allowed = {"flow.network": "flax.nnx", "paper.control": "flax.nnx"}
+    allowed = {"paper.control": "flax.nnx"}
     for module, tree in TREES.items():
         for name in (name for name in imports(ast.walk(tree)) if name.split(".")[0] == "flax"):
             assert name.startswith(allowed.get(module, "nothing")), f"{module} imports {name}"
