@@ -18,6 +18,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import MCMC, NUTS
+from pictures import save
 
 from numpyro_onestep import OneStep, OneStepSampler, compare, plot_draws, plot_weights
 
@@ -90,7 +91,7 @@ def save_picture(sampler: OneStepSampler, nuts: MCMC, path: Path) -> None:
     plot_draws(ours, reference, ("theta[0]", "log tau"), left)
     plot_weights(sampler, ax=right)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ if _cache and "jax" not in _sys.modules:  # XLA reads it once, when it is loaded
     _os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from numpyro_onestep.cache import enable_compilation_cache
+from numpyro_onestep.check import Check
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.plots.budgets import plot_budgets
 from numpyro_onestep.plots.evidence import plot_compare, plot_evidence
@@ -24,6 +25,7 @@ from numpyro_onestep.state import OneStepState
 from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = [
+    "Check",
     "Draws",
     "Evidence",
     "FlowDistribution",

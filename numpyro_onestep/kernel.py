@@ -5,15 +5,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
+from jax import Array, random
 from jax.core import Tracer
 from numpyro.infer import init_to_uniform
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity, is_prng_key
 
+from numpyro_onestep import options
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.base.search import search
+from numpyro_onestep.check import Check, check
 from numpyro_onestep.compilation import full_precision, make_room, split
 from numpyro_onestep.draws.proposal import BRIDGES
 from numpyro_onestep.flow.steps import check_num_steps
@@ -29,6 +31,7 @@ from numpyro_onestep.training.plan import Plan, finer_budgets, make_plan
 __all__ = ["OneStep"]
 
 _CORRECTIONS = ("metropolis", "resample", "none")
+_MOST = 10_000  # of anything that memory is needed for
 
 
 class OneStep(MCMCKernel):
@@ -78,6 +81,7 @@ class OneStep(MCMCKernel):
 
     Raises:
         ValueError: if both or none of `model` and `potential_fn` are given, or an option is out of range.
+        TypeError: if an option is of another type.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -116,38 +120,35 @@ class OneStep(MCMCKernel):
     ):
         if (model is None) == (potential_fn is None):
             raise ValueError("Exactly one of `model` and `potential_fn` must be given to OneStep.")
-        if correction not in _CORRECTIONS:
-            raise ValueError(f"`correction` must be one of {_CORRECTIONS}, not {correction!r}.")
-        if bridge not in BRIDGES:
-            raise ValueError(f"`bridge` must be one of {BRIDGES}, not {bridge!r}.")
-        if not init_scale > 0:
-            raise ValueError(f"`init_scale` must be positive, not {init_scale}.")
-        if not 0 < target_ess <= 1:
-            raise ValueError(f"`target_ess` must be above 0 and at most 1, not {target_ess}.")
-        if num_replicates < 1:
-            raise ValueError(f"`num_replicates` must be at least 1, not {num_replicates}.")
+        options.check_function("model", model)
+        options.check_function("potential_fn", potential_fn)
+        options.check_function("init_strategy", init_strategy)
+        options.check_one_of("correction", correction, _CORRECTIONS)
+        options.check_one_of("bridge", bridge, BRIDGES)
         self._model = model
         self._potential_fn = potential_fn
-        check_num_steps(num_steps)
-        self.num_steps = num_steps
+        self.num_steps = check_num_steps(num_steps)
         self.correction = correction
         self._init_strategy = init_strategy
-        self.init_scale = float(init_scale)
+        self.init_scale = options.real("init_scale", init_scale, "a positive number", lambda v: v > 0)
         self.bridge = bridge
-        self.coverage_audit = coverage_audit
-        self.num_replicates = num_replicates
-        self._forward_mode = forward_mode_differentiation
-        consistency = state_consistency, volume_consistency
+        self.coverage_audit = options.flag("coverage_audit", coverage_audit)
+        self.num_replicates = options.whole("num_replicates", num_replicates, most=_MOST)
+        self._forward_mode = options.flag("forward_mode_differentiation", forward_mode_differentiation)
+        given = {"state_consistency": state_consistency, "volume_consistency": volume_consistency}
+        weights = [
+            options.real(name, value, "a number of at least 0", lambda v: v >= 0) for name, value in given.items()
+        ]
+        consistency = weights[0], weights[1]
+        sizes = {"width": width, "batch_size": batch_size, "steps_per_iteration": steps_per_iteration}
         self._plan: dict[str, Any] = {
             "budgets": finer_budgets(budgets, consistency),
-            "batch_size": batch_size,
-            "steps_per_iteration": steps_per_iteration,
-            "learning_rate": learning_rate,
+            "learning_rate": options.real("learning_rate", learning_rate, "a positive number", lambda v: v > 0),
             "consistency": consistency,
-            "num_blocks": num_blocks,
-            "width": width,
-            "num_replicates": num_replicates,
-            "target_ess": float(target_ess),
+            "num_blocks": options.whole("num_blocks", num_blocks, most=_MOST),
+            "num_replicates": self.num_replicates,
+            "target_ess": options.real("target_ess", target_ess, "above 0 and at most 1", lambda v: 0 < v <= 1),
+            **{name: n if n is None else options.whole(name, n, most=_MOST) for name, n in sizes.items()},
         }
         self._setup: ModelSetup | None = None
         self._sample_fn: Callable | None = None  # NumPyro calls `init` again on every run while this is None
@@ -211,6 +212,19 @@ class OneStep(MCMCKernel):
 
     @one_blas_thread()
     @full_precision
+    def check(self, *args: Any, init_params: Any = None, **kwargs: Any) -> Check:
+        """A first look without a run, to be printed: sites, what to know of the evidence, how long a run may take.
+
+        Args:
+            *args: arguments of the model.
+            init_params: unconstrained values of a starting point; needed with a potential function.
+            **kwargs: keyword arguments of the model.
+        """
+        setup = self.look(random.key(0), init_params, args, kwargs)
+        return check(self._model, setup, self.plan(setup.dim, setup.work), random.key(0), args, kwargs)
+
+    @one_blas_thread()
+    @full_precision
     def init(
         self,
         rng_key: Array,
@@ -228,6 +242,7 @@ class OneStep(MCMCKernel):
             model_args: arguments of the model.
             model_kwargs: keyword arguments of the model.
         """
+        options.check_key(rng_key, *options.keys_shape(rng_key)[:1])
         args, kwargs = model_args, model_kwargs or {}
         single = is_prng_key(rng_key)
         key_setup, key_base, key_train, *_ = split(rng_key if single else rng_key[0])
@@ -255,12 +270,18 @@ class OneStep(MCMCKernel):
         draws belong to an earlier flow.
 
         Raises:
-            ValueError: if the state was never trained (`num_warmup=0` without a trained `post_warmup_state`).
+            ValueError: if the state was never trained (`num_warmup=0` without a trained `post_warmup_state`), or has
+                more or fewer chains.
         """
         if state.train is None or state.base is None:
             raise ValueError(
                 "OneStep has no trained flow: `num_warmup=0` leaves it untrained. Use num_warmup ≥ 1 (1000 gives the "
                 "full quality), or set `mcmc.post_warmup_state` to the `last_state` of an earlier run."
+            )
+        if np.ndim(state.i) and len(state.i) != len(state.rng_key):
+            raise ValueError(
+                f"The state is one of {len(state.i)} chains, this run has {len(state.rng_key)}: take as many, "
+                "or train again."
             )
         setup = self.setup.in_coordinates(state.members)
         problem = Problem(state.base, setup.target(model_args, model_kwargs))

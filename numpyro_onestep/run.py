@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array, random
 from numpyro.infer import MCMC
 
+from numpyro_onestep import options
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
 from numpyro_onestep.draws.proposal import NUM_PROPOSALS, propose, undefined_share, want_bridge
@@ -127,6 +128,8 @@ def evidence(
         ValueError: if nothing was trained.
         RuntimeError: if the model does something else now than in that run.
     """
+    options.check_key(rng_key)
+    num_proposals = options.whole("num_proposals", num_proposals)
     run = run_of(mcmc, "evidence()")
     kernel, flows = run.kernel, run.flows()
     share = -(-num_proposals // len(flows))

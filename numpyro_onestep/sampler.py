@@ -1,6 +1,6 @@
 """`OneStepSampler`: a `numpyro.infer.MCMC` that trains once and draws in batches, without limit."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,16 @@ from jax import Array, random
 from numpyro.infer import MCMC
 from numpyro.util import is_prng_key
 
-from numpyro_onestep import sampling
+from numpyro_onestep import options, sampling
 from numpyro_onestep import state as state_
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
-from numpyro_onestep.draws.proposal import pool
-from numpyro_onestep.flow.steps import check_num_steps
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.members.laplace import same_members
 from numpyro_onestep.model.function import ModelFunction, owned, same_leaves
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.results import checkpoint, inference_data, samples
-from numpyro_onestep.results.samples import Draws
+from numpyro_onestep.results.stream import Draws, stream
 from numpyro_onestep.run import all_or_nothing, evidence, run_of
 from numpyro_onestep.sampling import chains_of
 from numpyro_onestep.state import OneStepState
@@ -50,6 +48,7 @@ class OneStepSampler(MCMC):
 
     Raises:
         TypeError: if `sampler` is not a `OneStep` kernel.
+        ValueError: if a count is out of range.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -75,11 +74,12 @@ class OneStepSampler(MCMC):
     ):
         if not isinstance(sampler, OneStep):
             raise TypeError(f"OneStepSampler needs a OneStep kernel, not {type(sampler).__name__}.")
+        options.check_function("postprocess_fn", kwargs.get("postprocess_fn"))
         super().__init__(
             sampler,
             num_warmup=num_warmup,
             num_samples=num_samples,
-            num_chains=num_chains,
+            num_chains=options.whole("num_chains", num_chains),
             thinning=thinning,
             progress_bar=progress_bar,
             **{"chain_method": "vectorized", **kwargs},
@@ -103,6 +103,7 @@ class OneStepSampler(MCMC):
         extra_fields: tuple[str, ...] = (),
         init_params: Any = None,
         warm_start: bool = False,
+        checkpoint: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         """Train (unless `post_warmup_state` is set) and draw.
@@ -116,21 +117,26 @@ class OneStepSampler(MCMC):
                 axis, of which the first counts; needed with a potential function.
             warm_start: train on from the flow trained last, for other data of the same shape: the fewer iterations the
                 better it fits them, and none where it fits already.
+            checkpoint: file that keeps what warmup has finished so far, at least every 30 s of training; after an
+                interruption the same call goes on from there, and ends as it would have without.
             **kwargs: keyword arguments of the model.
 
         Raises:
             ValueError: if `num_warmup` is 0 or there is no flow to start from, and nothing was trained; if
-                `init_params` has the wrong leading axis; or if a warm start's flow has another dimension.
+                `init_params` has the wrong leading axis; if a warm start's flow has another dimension; or if the
+                checkpoint is damaged or of another run.
             AttributeError: if an extra field does not exist.
         """
         with all_or_nothing(self):
             key_train, key_draw = self._begin(rng_key, args, kwargs, init_params, extra_fields)
             state = None if warm_start else self._warmup_state
+            if state is not None and checkpoint is not None:
+                raise ValueError("`checkpoint` keeps a training, but there is none: `post_warmup_state` is set.")
             if state is not None or any(map(samples.names_site, extra_fields)):
                 setup = self._look(key_train, init_params, state)  # the data may be others than those of the training
                 samples.check_sites(extra_fields, setup, self._constrainer())
             if state is None:
-                state = self._train(key_train, init_params, warm_start)
+                state = self._train(key_train, init_params, warm_start, checkpoint)
                 if self._warmup_state is not None:  # the next run goes on from here
                     self._warmup_state = state
             state_.check_dim(state_.trained_flows(state)[0].base, self.setup.dim)  # type: ignore[arg-type]
@@ -144,18 +150,19 @@ class OneStepSampler(MCMC):
         extra_fields: tuple[str, ...] = (),
         collect_warmup: bool = False,
         init_params: Any = None,
+        checkpoint: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
-        """Train only; `run` then draws from the trained flow without training again.
+        """Train only; `run` then draws from the trained flow without training again. Arguments are those of `run`.
 
         Raises:
-            ValueError: if `collect_warmup` is True: there are no chains during batched training.
+            ValueError: as in `run`, and if `collect_warmup` is True: there are no chains during batched training.
         """
         if collect_warmup:
             raise ValueError("OneStepSampler has no warmup draws to collect; use MCMC(OneStep(model)) for them.")
         with all_or_nothing(self):
             key_train, _ = self._begin(rng_key, args, kwargs, init_params, extra_fields)
-            self._warmup_state = self._last_state = self._train(key_train, init_params)
+            self._warmup_state = self._last_state = self._train(key_train, init_params, False, checkpoint)
 
     @property
     def evidence(self) -> Evidence:
@@ -170,36 +177,31 @@ class OneStepSampler(MCMC):
             self._evidence = result = evidence(self, key, audited=known, bridges=self._bridges)
         return result
 
-    @one_blas_thread()
     def draw(self, rng_key: Array, num_draws: int, num_steps: int | None = None) -> Draws:
-        """Fresh, independent draws of the flow with their log weights: any number, any step budget.
+        """Fresh, independent draws of the flow with their log weights, as NumPy arrays: any number, any step budget.
 
         Args:
             rng_key: random key.
-            num_draws: number of draws.
+            num_draws: number of draws; memory holds them once, and little more.
             num_steps: evaluations per draw, a power of two up to 128; by default the kernel's. The weights are exact
                 for every budget, and vary less the more evaluations there are.
 
         Raises:
-            ValueError: if nothing was trained, or a count is out of range.
+            ValueError: if nothing was trained, a count is out of range, or the draws do not fit into memory.
         """
-        if num_draws < 1:
-            raise ValueError(f"`num_draws` must be at least 1, not {num_draws}.")
-        num_steps = self.sampler.num_steps if num_steps is None else num_steps
-        check_num_steps(num_steps)
-        proposals = pool(run_of(self, "draw()").flows(), rng_key, num_draws, num_steps)
-        return Draws(samples.over_points(self._constrainer(), proposals.points), proposals.log_weights)
+        return next(self.draws(rng_key, num_draws, num_draws, num_steps))
+
+    def draws(
+        self, rng_key: Array, num_draws: int, chunk: int = 100_000, num_steps: int | None = None
+    ) -> Iterator[Draws]:
+        """What `draw` returns, as an iterator over `Draws` of `chunk` each, the last one shorter: a stream.
+
+        The same draws for every `chunk`, made as they are asked for. Raises as `draw` does, at once.
+        """
+        return stream(run_of(self, "draw()"), self._constrainer, rng_key, num_draws, num_steps, chunk)
 
     def print_summary(self, prob: float = 0.9, exclude_deterministic: bool = True) -> None:
-        """NumPyro's table, and two lines below it: the log evidence, and whether to believe the result.
-
-        Args:
-            prob: the probability mass of the credible interval.
-            exclude_deterministic: whether to leave deterministic sites out.
-
-        Raises:
-            AssertionError: if there are no draws yet.
-        """
+        """NumPyro's table, and two lines below it: the log evidence, and whether to believe the result."""
         super().print_summary(prob, exclude_deterministic)
         print(self.evidence.summary())
 
@@ -220,6 +222,7 @@ class OneStepSampler(MCMC):
         self, rng_key: Array, args: tuple, kwargs: dict, init_params: Any, extra_fields: tuple[str, ...]
     ) -> tuple[Array, Array]:
         """Check what was given, keep the arguments, forget the last run's results; keys for training and draws."""
+        options.check_key(rng_key, self.num_chains)
         samples.check_fields(extra_fields)
         # of its own: a caller's array may change before the evidence is asked for
         self._args, self._kwargs = owned((args, kwargs), (self._args, self._kwargs))
@@ -234,25 +237,23 @@ class OneStepSampler(MCMC):
         if point is None and self.sampler.model is None and state is not None:
             point = state_.first_values(state)
         setup = self.sampler.look(rng_key, point, self._args, self._kwargs)
-        self.setup = setup = setup.in_coordinates(None if state is None else state.members)
+        options.check_room(self.num_chains * self.num_samples, 3 * setup.center.nbytes)
+        self.setup = setup = setup.in_coordinates(None if state is None else state_.trained_flows(state)[0].members)
         return setup
 
-    def _train(self, rng_key: Array, init_params: Any, warm_start: bool = False) -> OneStepState:
+    def _train(self, rng_key: Array, init_params: Any, warm_start: bool, checkpoint: str | Path | None) -> OneStepState:
         """Find the base, train and audit."""
         earlier: Any = self._warmup_state if self._last_state is None else self._last_state
         before = earlier if warm_start and state_.trained_flows(earlier) else None  # without any it raises
         kernel, given = self.sampler, (self._args, self._kwargs)
         self.setup = setup = self._look(split(rng_key)[0], init_params).find_members(*given)
-        target = setup.target(*given)
         if before is not None and not same_members(before.members, setup.members):
             before = None  # its flow is one of other coordinates
         bridge = kernel.bridge if kernel.correction != "none" else "never"
         done = warmup(
             rng_key,
-            target,
-            setup.dim,
-            setup.marginal(*given),
-            setup.start,
+            setup,
+            given,
             kernel.plan(setup.dim, setup.work),
             self.num_warmup,
             init_scale=kernel.init_scale,
@@ -260,6 +261,7 @@ class OneStepSampler(MCMC):
             coverage_audit=kernel.coverage_audit,
             progress_bar=self.progress_bar,
             before=before,
+            checkpoint=checkpoint,
             expect=partial(sampling.expect, rng_key, bridge, self.num_chains * self.num_samples, kernel.num_steps),
         )
         keys = done.rng_key if self.num_chains == 1 else random.split(done.rng_key, self.num_chains)

@@ -1,6 +1,7 @@
 """All that a run does before its draws: base, training, audit, and once more where mass is missing."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,8 @@ from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.compilation import fold_in, full_precision, split
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
-from numpyro_onestep.model.target import Target
+from numpyro_onestep.journal import open_journal
+from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState, check_dim, trained_flows
 from numpyro_onestep.training import fit as training
 from numpyro_onestep.training.evaluation import History
@@ -52,13 +54,18 @@ class Warmup(NamedTuple):
     rng_key: Array
 
 
+class _Found(NamedTuple):
+    """A base, and the target gradients that it took."""
+
+    base: Base
+    num_gradients: int
+
+
 @full_precision
 def warmup(
     rng_key: Array,
-    target: Target,
-    dim: int,
-    marginal: Target,
-    start_at: Array,
+    setup: ModelSetup,
+    given: tuple[tuple, dict[str, Any]],
     plan: Plan,
     num_warmup: int,
     *,
@@ -68,6 +75,7 @@ def warmup(
     progress_bar: bool,
     before: OneStepState | None = None,
     expect: Callable[[Callable[[], Flow], float], None] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Warmup:
     """Find the base, train, audit, and train once more from a base that holds what was missed.
 
@@ -78,10 +86,8 @@ def warmup(
 
     Args:
         rng_key: random key; the first of its three parts is for the look at the model.
-        target: log γ on the flat unconstrained vector.
-        dim: its dimension D.
-        marginal: the same, or that with the last coordinates integrated out, which are standard normal to begin with.
-        start_at: a valid point of it, shape (D,) or less.
+        setup: what is known of the model, in the coordinates to train in.
+        given: its positional and keyword arguments.
         plan: how to train.
         num_warmup: training iterations.
         init_scale: spread of the starts around the center.
@@ -91,10 +97,11 @@ def warmup(
         before: the state of an earlier run, for a warm start.
         expect: is told of the flow to come, as soon as its shapes are known and again when it is trained, and of the
             share of effective draws as far as that is known, 1 at first.
+        checkpoint: file of what was finished before an interruption, and where to keep what is finished now.
 
     Raises:
-        ValueError: if `num_warmup` is 0, the density is finite at none of the starts, or `before` has another
-            dimension.
+        ValueError: if `num_warmup` is 0, the density is finite at none of the starts, `before` has another
+            dimension, or the checkpoint is damaged or of another run.
     """
     if num_warmup == 0:
         raise ValueError(
@@ -102,7 +109,10 @@ def warmup(
             "`post_warmup_state` to the `last_state` of an earlier run."
         )
     _, key_base, key_first, key_audit, key_extend, key_train, key_again, _ = split(rng_key)
-    spent: list[int] = []
+    target, dim = setup.target(*given), setup.dim
+    options = {"init_scale": init_scale, "num_steps": num_steps, "coverage_audit": coverage_audit}
+    options |= {"plan": plan, "num_warmup": num_warmup}
+    journal = open_journal(checkpoint, rng_key, setup, given, options, before)
 
     def expect_flow(base: Base) -> None:
         """Compile what comes after the search for a base of these shapes."""
@@ -114,10 +124,15 @@ def warmup(
         if expect is not None:
             expect(lambda: Flow(network(), problem), 1.0)
 
-    with tqdm(total=1, desc="base search", disable=not progress_bar) as bar:
-        base = search.search(marginal, init_scale, key_base, start_at, spent, expect_flow)
-        base = beside(base, dim - base.dim)
-        bar.update()
+    def find() -> _Found:
+        spent: list[int] = []
+        with tqdm(total=1, desc="base search", disable=not progress_bar) as bar:
+            base = search.search(setup.marginal(*given), init_scale, key_base, setup.start, spent, expect_flow)
+            base = beside(base, dim - base.dim)
+            bar.update()
+        return _Found(base, sum(spent))
+
+    base, num_gradients = journal.stage("base", _Found, find)
     networks = None
     if before is not None:
         earlier: Any = before if jnp.ndim(before.base.annealed) == 0 else trained_flows(before)[0]  # type: ignore
@@ -125,50 +140,66 @@ def warmup(
         networks = earlier.train.best
         base = earlier.base if bool(base.annealed) and bool(earlier.base.annealed) else base
 
-    def train(key: Array, base: Base, networks: StepNetwork | None = None) -> tuple[TrainState, History]:
-        problem, history = Problem(base, target), History()
+    def train(name: str, key: Array, base: Base, networks: StepNetwork | None = None) -> tuple[TrainState, History]:
+        problem = Problem(base, target)
+        begun, history = journal.resumed(name, start(key, problem, plan, num_warmup))
         told = expect is None
 
         def watch(trained: TrainState) -> None:
-            """Keep the evaluation, and tell once how good the flow is, for what its draws will need."""
+            """Keep state and evaluation, and tell once how good the flow is, for what its draws will need."""
             nonlocal told
             history.add(trained)
+            journal.keep(name, trained, history)
             state = separate(trained)[0]
             if not told and (bool(state.done) or int(state.iteration) >= _EARLY * num_warmup):
                 told = True
                 expect(lambda: Flow(state.best, problem), float(state.ess_fraction))  # type: ignore[misc]
 
-        untrained = start(key, problem, plan, num_warmup)
-        history.add(untrained)
-        trained = fit(untrained, problem, plan, progress_bar, networks, watch)
-        history.add(trained)
-        spent.append(int(np.sum(np.asarray(trained.num_gradients))))
+        trained = fit(begun, problem, plan, progress_bar, None if journal.has(name) else networks, watch)
+        if trained is not begun or not journal.has(name):
+            history.add(trained)
+            journal.keep(name, trained, history, finished=True)
         return trained, history
 
-    def look(key: Array, base: Base, trained: TrainState) -> Audit:
+    def look(name: str, key: Array, base: Base, trained: TrainState) -> Audit:
         """The audit, its time shown beside that of the training."""
-        each = separate(trained)
-        flows = [Flow(one.best, Problem(base, target)) for one in each]
-        with tqdm(total=1, desc="coverage audit", disable=not progress_bar) as bar:
-            found = audit(key, flows, num_steps, init_scale, [float(one.best_log_z) for one in each])
-            bar.update()
-        spent.append(found.num_gradients)
-        return found
 
-    trained, history = train(key_first, base, networks)
+        def audited() -> Audit:
+            each = separate(trained)
+            flows = [Flow(one.best, Problem(base, target)) for one in each]
+            with tqdm(total=1, desc="coverage audit", disable=not progress_bar) as bar:
+                found = audit(key, flows, num_steps, init_scale, [float(one.best_log_z) for one in each])
+                bar.update()
+            return found
+
+        return journal.stage(name, Audit, audited, np.asarray)
+
+    trained, history = train("training", key_first, base, networks)
+    num_gradients += _num_gradients(trained)
     key_left = fold_in(rng_key, 7)
     if not coverage_audit:
-        return Warmup(base, trained, history, None, sum(spent), key_left)
-    found = look(key_audit, base, trained)
+        return Warmup(base, trained, history, None, num_gradients, key_left)
+    found = look("audit", key_audit, base, trained)
+    num_gradients += found.num_gradients
     if (
         len(found.missing)
         and not bool(base.annealed)
         and not np.any(influence(jax.tree.map(np.asarray, base.whitening)) > 0)
     ):
-        regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
-        wider = search.extend(target, key_extend, base, regions, spent)
-        again, history_again = train(key_train, wider)
-        found_again = look(key_again, wider, again)
+
+        def extend() -> _Found:
+            spent: list[int] = []
+            regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
+            return _Found(search.extend(target, key_extend, base, regions, spent), sum(spent))
+
+        wider, cost = journal.stage("wider base", _Found, extend)
+        again, history_again = train("training again", key_train, wider)
+        found_again = look("audit again", key_again, wider, again)
+        num_gradients += cost + _num_gradients(again) + found_again.num_gradients
         if found_again.share < 0.5 * found.share and not len(found_again.doubtful):
             base, trained, history, found = wider, again, history_again, found_again
-    return Warmup(base, trained, history, found, sum(spent), key_left)
+    return Warmup(base, trained, history, found, num_gradients, key_left)
+
+
+def _num_gradients(trained: TrainState) -> int:
+    return int(np.sum(np.asarray(trained.num_gradients)))

@@ -38,6 +38,8 @@ def pytest_configure(config):
     if config.option.markexpr == "not slow":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # in the processes that tests start
         jax.config.update("jax_disable_most_optimizations", True)
+        if _OWN and getattr(config.option, "numprocesses", None):
+            import arviz  # noqa: F401 - writes a file on its first import of a day, which two workers must not do at once
         if _OWN:  # read when the first program is compiled, and by the workers
             flags = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
             start = [sys.executable, "-c", "import jax; jax.devices()"]

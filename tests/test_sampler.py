@@ -99,10 +99,22 @@ def test_draw(fitted):
     assert draws.log_weights.shape == (2500,)
     log_z = jax.scipy.special.logsumexp(draws.log_weights) - np.log(2500)
     assert abs(log_z - regression_log_z()) < 0.05
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(draws))
     with pytest.raises(ValueError, match="power of two"):
         fitted.draw(random.key(1), 10, num_steps=3)
     with pytest.raises(ValueError, match="num_draws"):
         fitted.draw(random.key(1), 0)
+
+
+@pytest.mark.parametrize("chunk", [700, 2048, 9999])
+def test_a_stream_is_what_is_drawn_at_once(fitted, chunk):
+    whole = fitted.draw(random.key(1), 5000)
+    parts = list(fitted.draws(random.key(1), 5000, chunk))
+    assert [len(part.log_weights) for part in parts] == [*[chunk] * (5000 // chunk), 5000 % chunk]
+    np.testing.assert_array_equal(np.concatenate([part.samples["beta"] for part in parts]), whole.samples["beta"])
+    np.testing.assert_array_equal(np.concatenate([part.log_weights for part in parts]), whole.log_weights)
+    with pytest.raises(ValueError, match="`chunk` must be at least 1, not 0"):
+        fitted.draws(random.key(1), 10, 0)
 
 
 def test_same_key_same_result_and_one_chain():

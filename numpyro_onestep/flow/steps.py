@@ -1,7 +1,9 @@
 """The n-step map: value, exact log-determinant (nan at a fold), score and inverse."""
 
+import operator
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +107,12 @@ def inverse(blocks: BlockParams, y: Array) -> Array:
     return lax.scan(lambda y, p: (block.inverse(p, y), None), y, blocks, reverse=True)[0]
 
 
-def check_num_steps(num_steps: int, name: str = "`num_steps`") -> None:
-    """Raise ValueError unless `num_steps` is a power of two up to 128."""
-    if not isinstance(num_steps, int) or num_steps not in {2**k for k in range(8)}:
+def check_num_steps(num_steps: Any, name: str = "`num_steps`") -> int:
+    """`num_steps` as an integer; ValueError unless it is a power of two up to 128."""
+    try:
+        number = operator.index(num_steps)
+    except TypeError:
+        number = 0
+    if number not in {2**k for k in range(8)}:
         raise ValueError(f"{name} must be a power of two from 1 to 128 (1, 2, 4, 8, …), not {num_steps!r}.")
+    return number

@@ -1,7 +1,7 @@
 """How good a network is: its weights on held-out draws, the best network so far, and whether training may stop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -108,11 +108,11 @@ class Evaluation(NamedTuple):
 
 
 class History:
-    """The evaluations of one training, from that of the base itself on; made when the training begins."""
+    """The evaluations of one training, from that of the base itself on; made when the training begins or goes on."""
 
-    def __init__(self):
-        self.evaluations: list[Evaluation] = []
-        self._begin = time.perf_counter()
+    def __init__(self, evaluations: Sequence[Evaluation] = ()):
+        self.evaluations = list(evaluations)
+        self._begin = time.perf_counter() - (evaluations[-1].seconds if evaluations else 0.0)
 
     def add(self, trained: TrainState) -> None:
         """Keep what `trained` was found to be, unless it has not been evaluated since."""

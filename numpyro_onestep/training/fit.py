@@ -4,6 +4,7 @@ Several have a leading axis of flows in `TrainState`.
 """
 
 import itertools
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -25,6 +26,7 @@ from numpyro_onestep.training.state import TrainState
 __all__ = ["advance", "expect", "fit", "resume", "start"]
 
 _NUM_BLOCKS = 20  # progress updates of one training; the host reads the state only between them
+_LONGEST_BLOCK = 15.0  # seconds, from which the next one has half as many iterations
 
 
 def start(rng_key: Array, problem: Problem, plan: Plan, num_iterations: int) -> TrainState:
@@ -55,27 +57,43 @@ def fit(
     """All iterations of `trained`; the host only looks between blocks of them, and shows `watch` what it sees.
 
     With the networks `before` of a fit to other data they are trained on where they fit better than the base.
+
+    Raises:
+        ValueError: if these have other shapes.
     """
     if before is not None:
+        _check_same_shapes(before, trained.best)
         trained = resume(trained, before, problem, plan)
     num_iterations = int(np.ravel(trained.num_iterations)[0])
+    block = _block(num_iterations)
     with tqdm(total=num_iterations, desc="training", disable=not progress_bar) as bar:
         while not np.all(np.asarray(trained.done) | (np.asarray(trained.iteration) >= num_iterations)):
-            trained = advance(trained, problem, plan, _until_next_look(trained, num_iterations))
+            begin = time.monotonic()
+            trained = advance(trained, problem, plan, _until_next_look(trained, block))
             bar.set_postfix_str(describe(trained), refresh=False)
             bar.update(int(np.max(np.asarray(trained.iteration))) - bar.n)
             if watch is not None:
                 watch(trained)
+            if time.monotonic() - begin > _LONGEST_BLOCK:
+                block = -(-block // 2)
     return trained
+
+
+def _check_same_shapes(before: StepNetwork, network: StepNetwork) -> None:
+    if jax.tree.map(np.shape, before) != jax.tree.map(np.shape, network):
+        raise ValueError(
+            "The earlier flow was trained with another `width`, `num_blocks`, `budgets` or `num_replicates` than this "
+            "kernel has: a warm start needs the same. Train without `warm_start`."
+        )
 
 
 def _block(num_iterations: int) -> int:
     return -(-num_iterations // _NUM_BLOCKS)
 
 
-def _until_next_look(trained: TrainState, num_iterations: int) -> int:
+def _until_next_look(trained: TrainState, block: int) -> int:
     """Iterations until the end of a block or of a round, where there is an evaluation to be seen."""
-    iteration, block = int(np.max(np.asarray(trained.iteration))), _block(num_iterations)
+    iteration = int(np.max(np.asarray(trained.iteration)))
     ends = (FIRST_ROUND * (2**number - 1) for number in itertools.count(1))
     return min((iteration // block + 1) * block, next(end for end in ends if end > iteration)) - iteration
 

@@ -112,9 +112,12 @@ def default_width(dim: int) -> int:
 
 def finer_budgets(budgets: Sequence[int], consistency: tuple[float, float]) -> tuple[int, ...]:
     """The budgets above one step to refine, the finest first; ValueError where impossible, or none to compare."""
-    for budget in budgets:
-        check_num_steps(budget, "each of `budgets`")
-    finer = tuple(sorted({*budgets} - {1}, reverse=True))
+    try:
+        budgets = tuple(budgets)
+    except TypeError:
+        raise TypeError(f"`budgets` must be several numbers of steps, such as (2, 4), not {budgets!r}.") from None
+    whole = {check_num_steps(budget, "each of `budgets`") for budget in budgets}
+    finer = tuple(sorted(whole - {1}, reverse=True))
     if any(consistency) and not any(2 * budget in finer for budget in finer):
         raise ValueError(
             "`state_consistency` and `volume_consistency` hold a budget to twice as many steps, refined before it: "

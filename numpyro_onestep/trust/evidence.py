@@ -6,7 +6,7 @@ import textwrap
 from html import escape
 from typing import NamedTuple
 
-__all__ = ["Evidence", "with_error"]
+__all__ = ["Evidence", "with_digits", "with_error"]
 
 _NOTE = "note: "  # how those of the warnings begin that speak against nothing
 _SURE, _DOUBTFUL = "#2e9e5b", "#d9622b"  # of the marker in a notebook; they can be seen on white and on black
@@ -78,13 +78,13 @@ class Evidence(NamedTuple):
     def rows(self) -> list[tuple[str, str]]:
         """What `print` and a notebook show: names and values, warnings and notes last."""
         digits = _digits(self.std_error)
-        upper = " or more, no upper bound" if math.isnan(self.eubo) else f" to {self.eubo:.{digits}f}"
+        upper = " or more, no upper bound" if math.isnan(self.eubo) else f" to {with_digits(self.eubo, digits)}"
         share = 100 * self.ess / self.num_proposals
         each = f"{_count(self.num_evaluations, 'evaluation')} each"
         texts = {"warnings": self.failures, "notes": self.notes}
         return [
             ("log evidence", with_error(self.log_z, self.std_error)),
-            ("bounds", f"{self.elbo:.{digits}f}{upper}"),
+            ("bounds", f"{with_digits(self.elbo, digits)}{upper}"),
             ("ESS", f"{self.ess:.0f} of {self.num_proposals} proposals ({share:.1f} %), {each}"),
             ("Pareto k", f"{self.pareto_k:.2f}{' (constant weights)' * (self.pareto_k == -math.inf)}"),
             ("folds", f"{self.fold_fraction:.4f}"),
@@ -113,7 +113,12 @@ class Evidence(NamedTuple):
 def with_error(value: float, error: float) -> str:
     """The value with as many digits as its error lets count, that with two, between 1 and 6 of them."""
     digits = _digits(error)
-    return "undefined" if math.isnan(value) else f"{value:.{digits}f} ± {error:.{digits}f}"
+    return "undefined" if math.isnan(value) else f"{with_digits(value, digits)} ± {with_digits(error, digits)}"
+
+
+def with_digits(value: float, digits: int) -> str:
+    """So many digits after the point, or four in all where the value is huge."""
+    return f"{value:.{digits}f}" if abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _digits(error: float) -> int:
