@@ -92,6 +92,8 @@ def _histogram(ax: Any, relative: np.ndarray) -> None:
 
 def _tail(ax: Any, relative: np.ndarray, tail_shape: float) -> None:
     """The larger half of the weights by rank; the fit is of the largest ones' excess, its scale that of the median."""
+    from matplotlib.ticker import LogFormatter
+
     num = int(np.ceil(min(3 * np.sqrt(len(relative)), len(relative) / 5)))
     weight = np.exp(relative)
     rank = np.arange(1, len(weight) // 2 + 1)
@@ -102,9 +104,11 @@ def _tail(ax: Any, relative: np.ndarray, tail_shape: float) -> None:
         least = weight[num]
         scale = np.median(weight[:num] - least) / excess(0.5)
         fit = least + scale * excess((rank[:num] - 0.5) / num)
-        bound = pareto_k_threshold(len(relative))
-        label = f"Pareto tail, k {tail_shape:.2f} (trust below {bound:.2f})"
+        label = f"Pareto tail, k {tail_shape:.2f} (trust below {pareto_k_threshold(len(relative)):.2f})"
         ax.loglog(rank[:num], fit, color=ink(), label=label)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(LogFormatter())
+        axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
     ax.set(xlabel="rank", ylabel="weight / mean weight")
     ax.legend(frameon=False, fontsize="small")
 

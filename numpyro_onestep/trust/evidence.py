@@ -86,7 +86,7 @@ class Evidence(NamedTuple):
             ("log evidence", with_error(self.log_z, self.std_error)),
             ("bounds", f"{with_digits(self.elbo, digits)}{upper}"),
             ("ESS", f"{self.ess:.0f} of {self.num_proposals} proposals ({share:.1f} %), {each}"),
-            ("Pareto k", f"{self.pareto_k:.2f}"),
+            ("Pareto k", f"{self.pareto_k:.2f}{' (constant weights)' * (self.pareto_k == -math.inf)}"),
             ("folds", f"{self.fold_fraction:.4f}"),
             ("flows", f"{self.num_replicates}"),
             ("reliable", _verdict(self.reliable, self.draws_reliable)),

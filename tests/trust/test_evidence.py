@@ -32,6 +32,7 @@ def test_doubts_are_printed_and_escaped():
     assert text.splitlines()[-1].split() == ["notes", "d"]
     assert text.splitlines()[0].split() == ["log", "evidence", "undefined"]
     assert "no upper bound" in str(doubtful._replace(eubo=np.nan))
+    assert "-inf (constant weights)" in str(doubtful._replace(pareto_k=-np.inf))
 
 
 def test_long_warnings_are_broken_at_the_terminals_width(monkeypatch):
