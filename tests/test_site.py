@@ -1,6 +1,7 @@
 """The site: every message has an entry, every public name a place, every page is reached, every block is Python."""
 
 import ast
+import doctest
 import re
 import subprocess
 import sys
@@ -139,3 +140,12 @@ def test_the_first_example_runs_and_prints_what_is_said(page):
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "log evidence: -31.3" in result.stdout
     assert "reliable: yes" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in numpyro_onestep.__all__ if ">>>" in getattr(numpyro_onestep, n).__doc__])
+def test_examples_in_docstrings_run(name):
+    found = doctest.DocTestFinder(recurse=False).find(getattr(numpyro_onestep, name), name)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for example in found:
+        assert runner.run(example).failed == 0
