@@ -11,11 +11,12 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 from numpyro import handlers
+from numpyro.infer import init_to_uniform
 
 from numpyro_onestep.base import modes
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.model.setup import ModelSetup
-from numpyro_onestep.model.target import COSTLY_DIM, Target
+from numpyro_onestep.model.target import COSTLY_DIM, HEAVY_WORK, Target
 from numpyro_onestep.training.plan import Plan
 from numpyro_onestep.trust.checks import MAX_ROUNDING, rounding
 
@@ -25,8 +26,7 @@ _NUM_POINTS, _NUM_TIMED = 64, 5
 _NUM_ASCENTS = 4
 _SPREAD = 0.1  # of the points at which gradients are timed
 _MANY_DIMS = 500
-_FIRST, _COMPILED, _GRADIENTS = 12.0, 12.0, 4e5  # see `_seconds`
-_RANGE = 1.7
+_RANGE = 1.7  # of the seconds foretold, up and down
 
 
 class Check(NamedTuple):
@@ -99,7 +99,7 @@ def check(model: Any, setup: ModelSetup, plan: Plan, rng_key: Array, args: tuple
         taken.append((time.perf_counter() - begin) / _NUM_POINTS)
     starts = points[:_NUM_ASCENTS].at[0].set(start)
     lost = rounding(np.asarray(modes.climb(target, starts, jnp.ones_like(starts))[1]))
-    middle = _seconds(compiling, float(np.median(taken)), dim, plan)
+    middle = _seconds(compiling, float(np.median(taken)), setup, plan)
     return Check(
         dim=dim,
         latent=latent,
@@ -115,7 +115,8 @@ def check(model: Any, setup: ModelSetup, plan: Plan, rng_key: Array, args: tuple
 
 def _sites(model: Any, rng_key: Array, args: tuple, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
     """The continuous latent sites of a model with shapes and supports, and its plates with sizes."""
-    trace = handlers.trace(handlers.seed(model, rng_key)).get_trace(*args, **kwargs)
+    started = handlers.substitute(handlers.seed(model, rng_key), substitute_fn=init_to_uniform)
+    trace = handlers.trace(started).get_trace(*args, **kwargs)
     latent, plates = {}, {}
     for name, site in trace.items():
         if site["type"] == "sample" and not site["is_observed"] and not site["fn"].support.is_discrete:
@@ -130,10 +131,14 @@ def _gradients(target: Target, points: Array) -> tuple[Array, Array]:
     return jax.vmap(target.value_and_grad)(points)
 
 
-def _seconds(compiling: float, gradient: float, dim: int, plan: Plan) -> float:
-    """What a first run may take: a start, compilation in proportion to that of a gradient, and the gradients."""
-    full = 5 if plan.target_ess == 1 else 1
-    return _FIRST + _COMPILED * compiling + _GRADIENTS * full * plan.num_replicates * gradient
+def _seconds(compiling: float, gradient: float, setup: ModelSetup, plan: Plan) -> float:
+    """What a first run may take: programs of its own, the model in them, gradients, and the algebra of many dimensions.
+
+    The numbers are fitted to the models of `examples/benchmarks/answer_time.py`, which prints both.
+    """
+    longer = plan.num_replicates * (5 if plan.target_ess == 1 else 1)
+    num_gradients = 30_000 if setup.work > HEAVY_WORK else 90_000
+    return 22 + 2.4 * compiling + longer * (num_gradients * gradient + 0.12 * max(0, setup.dim - 16))
 
 
 def _remarks(setup: ModelSetup, lost: float) -> list[str]:

@@ -132,9 +132,9 @@ class OneStep(MCMCKernel):
         self._init_strategy = init_strategy
         self.init_scale = options.real("init_scale", init_scale, "a positive number", lambda v: v > 0)
         self.bridge = bridge
-        self.coverage_audit = bool(coverage_audit)
+        self.coverage_audit = options.flag("coverage_audit", coverage_audit)
         self.num_replicates = options.whole("num_replicates", num_replicates, most=_MOST)
-        self._forward_mode = bool(forward_mode_differentiation)
+        self._forward_mode = options.flag("forward_mode_differentiation", forward_mode_differentiation)
         given = {"state_consistency": state_consistency, "volume_consistency": volume_consistency}
         weights = [
             options.real(name, value, "a number of at least 0", lambda v: v >= 0) for name, value in given.items()
@@ -270,12 +270,18 @@ class OneStep(MCMCKernel):
         draws belong to an earlier flow.
 
         Raises:
-            ValueError: if the state was never trained (`num_warmup=0` without a trained `post_warmup_state`).
+            ValueError: if the state was never trained (`num_warmup=0` without a trained `post_warmup_state`), or has
+                more or fewer chains.
         """
         if state.train is None or state.base is None:
             raise ValueError(
                 "OneStep has no trained flow: `num_warmup=0` leaves it untrained. Use num_warmup ≥ 1 (1000 gives the "
                 "full quality), or set `mcmc.post_warmup_state` to the `last_state` of an earlier run."
+            )
+        if np.ndim(state.i) and len(state.i) != len(state.rng_key):
+            raise ValueError(
+                f"The state is one of {len(state.i)} chains, this run has {len(state.rng_key)}: take as many, "
+                "or train again."
             )
         setup = self.setup.in_coordinates(state.members)
         problem = Problem(state.base, setup.target(model_args, model_kwargs))

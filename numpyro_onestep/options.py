@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["check_function", "check_key", "check_one_of", "check_room", "keys_shape", "real", "whole"]
+__all__ = ["check_function", "check_key", "check_one_of", "check_room", "flag", "keys_shape", "real", "whole"]
 
 _MOST = 2**31 - 1  # of what is counted in 32 bits
 _LARGEST = 3e38  # of single precision
@@ -47,6 +47,14 @@ def real(name: str, value: Any, must_be: str, holds: Callable[[float], bool]) ->
     if not (abs(number) <= _LARGEST and holds(number)):
         raise ValueError(f"`{name}` must be {must_be}, not {number}.")
     return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """An argument that is true or false; TypeError if it is neither."""
+    try:
+        return bool(value)
+    except (TypeError, ValueError):  # of several values
+        raise TypeError(f"`{name}` must be True or False, not {value!r}.") from None
 
 
 def check_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -72,8 +72,8 @@ def run_of(mcmc: MCMC, what: str) -> Run:
         ValueError: if nothing was trained.
         RuntimeError: if the model does something else now than in that run.
     """
-    kernel = mcmc.sampler
-    if not isinstance(kernel, OneStep):
+    kernel = getattr(mcmc, "sampler", mcmc)
+    if not isinstance(kernel, OneStep) or kernel is mcmc:
         raise TypeError(f"{what} needs an MCMC with a OneStep kernel, not {type(kernel).__name__}.")
     state: Any = mcmc.last_state if mcmc.last_state is not None else mcmc.post_warmup_state
     first = trained_flows(state)[0]

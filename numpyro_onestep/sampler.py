@@ -1,6 +1,6 @@
 """`OneStepSampler`: a `numpyro.infer.MCMC` that trains once and draws in batches, without limit."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,12 @@ from numpyro_onestep import options, sampling
 from numpyro_onestep import state as state_
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
-from numpyro_onestep.draws.proposal import pool
-from numpyro_onestep.flow.steps import check_num_steps
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.members.laplace import same_members
 from numpyro_onestep.model.function import ModelFunction, owned, same_leaves
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.results import checkpoint, inference_data, samples
-from numpyro_onestep.results.samples import Draws
+from numpyro_onestep.results.stream import Draws, stream
 from numpyro_onestep.run import all_or_nothing, evidence, run_of
 from numpyro_onestep.sampling import chains_of
 from numpyro_onestep.state import OneStepState
@@ -179,37 +177,31 @@ class OneStepSampler(MCMC):
             self._evidence = result = evidence(self, key, audited=known, bridges=self._bridges)
         return result
 
-    @one_blas_thread()
     def draw(self, rng_key: Array, num_draws: int, num_steps: int | None = None) -> Draws:
-        """Fresh, independent draws of the flow with their log weights: any number, any step budget.
+        """Fresh, independent draws of the flow with their log weights, as NumPy arrays: any number, any step budget.
 
         Args:
             rng_key: random key.
-            num_draws: number of draws.
+            num_draws: number of draws; memory holds them once, and little more.
             num_steps: evaluations per draw, a power of two up to 128; by default the kernel's. The weights are exact
                 for every budget, and vary less the more evaluations there are.
 
         Raises:
             ValueError: if nothing was trained, a count is out of range, or the draws do not fit into memory.
         """
-        options.check_key(rng_key)
-        num_draws = options.whole("num_draws", num_draws)
-        num_steps = self.sampler.num_steps if num_steps is None else check_num_steps(num_steps)
-        run = run_of(self, "draw()")
-        options.check_room(num_draws, 3 * run.setup.center.nbytes)
-        proposals = pool(run.flows(), rng_key, num_draws, num_steps)
-        return Draws(samples.over_points(self._constrainer(), proposals.points), proposals.log_weights)
+        return next(self.draws(rng_key, num_draws, num_draws, num_steps))
+
+    def draws(
+        self, rng_key: Array, num_draws: int, chunk: int = 100_000, num_steps: int | None = None
+    ) -> Iterator[Draws]:
+        """What `draw` returns, as an iterator over `Draws` of `chunk` each, the last one shorter: a stream.
+
+        The same draws for every `chunk`, made as they are asked for. Raises as `draw` does, at once.
+        """
+        return stream(run_of(self, "draw()"), self._constrainer, rng_key, num_draws, num_steps, chunk)
 
     def print_summary(self, prob: float = 0.9, exclude_deterministic: bool = True) -> None:
-        """NumPyro's table, and two lines below it: the log evidence, and whether to believe the result.
-
-        Args:
-            prob: the probability mass of the credible interval.
-            exclude_deterministic: whether to leave deterministic sites out.
-
-        Raises:
-            AssertionError: if there are no draws yet.
-        """
+        """NumPyro's table, and two lines below it: the log evidence, and whether to believe the result."""
         super().print_summary(prob, exclude_deterministic)
         print(self.evidence.summary())
 
@@ -246,7 +238,7 @@ class OneStepSampler(MCMC):
             point = state_.first_values(state)
         setup = self.sampler.look(rng_key, point, self._args, self._kwargs)
         options.check_room(self.num_chains * self.num_samples, 3 * setup.center.nbytes)
-        self.setup = setup = setup.in_coordinates(None if state is None else state.members)
+        self.setup = setup = setup.in_coordinates(None if state is None else state_.trained_flows(state)[0].members)
         return setup
 
     def _train(self, rng_key: Array, init_params: Any, warm_start: bool, checkpoint: str | Path | None) -> OneStepState:

@@ -19,6 +19,7 @@ from numpyro_onestep.trust import coverage
 DIM = LARGE_DIM + 4
 
 
+@pytest.mark.slow
 def test_search_and_audit_take_no_hessians(getkey, monkeypatch):
     def refuse(self, x):
         raise AssertionError("a Hessian was asked for")

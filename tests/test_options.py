@@ -1,9 +1,13 @@
+import inspect
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
+from inputs.anything import ANYTHING, each, examples
+from inputs.attempt import attempt
 from jax import random
 
 from numpyro_onestep import OneStep, OneStepSampler, options
@@ -112,3 +116,22 @@ def test_more_draws_than_there_is_memory_for():
     options.check_room(10**6, 12)
     with pytest.raises(ValueError, match="2,000,000,000 draws take 2,000 GB at least"):
         options.check_room(2 * 10**9, 1000)
+
+
+OPTIONS = list(inspect.signature(OneStep).parameters)[2:]
+
+
+@examples(200, 3000)
+def test_any_options(profile):
+    def check(given):
+        said = attempt(lambda: [OneStep(model, **given).plan(dim) for dim in (1, 20, 100)])
+        assert said == "a result" or any(f"`{name}`" in said for name in given), said
+
+    each(profile, st.dictionaries(st.sampled_from(OPTIONS), ANYTHING, min_size=1, max_size=2), check)
+
+
+@examples(100, 1000)
+def test_any_counts(profile):
+    names = ["num_warmup", "num_samples", "num_chains", "thinning", "chain_method", "postprocess_fn"]
+    given = st.dictionaries(st.sampled_from(names), ANYTHING, min_size=1, max_size=2)
+    each(profile, given, lambda given: attempt(lambda: OneStepSampler(OneStep(model), **given)))

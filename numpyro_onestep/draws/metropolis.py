@@ -9,11 +9,12 @@ __all__ = ["accept", "chain"]
 def accept(rng_key: Array, log_weight: Array, proposed: Array) -> tuple[Array, Array]:
     """Whether to move from weight `log_weight` to `proposed`, with probability min(1, w'/w), and that probability.
 
-    A proposal without density (nan or −inf) is never accepted, a state without density is always left.
+    A proposal without density (nan or −inf) is never accepted, a state without density is always left, and a weight of
+    +inf is no better than another.
     """
     proposed = jnp.where(jnp.isnan(proposed), -jnp.inf, proposed)
     stuck = jnp.logical_not(log_weight > -jnp.inf)
-    ratio = jnp.where(stuck, jnp.inf, proposed - log_weight)
+    ratio = jnp.where(stuck | (proposed == jnp.inf), jnp.inf, proposed - log_weight)
     accept_prob = jnp.where(proposed > -jnp.inf, jnp.exp(jnp.minimum(ratio, 0.0)), 0.0)
     return random.uniform(rng_key, (), accept_prob.dtype) < accept_prob, accept_prob
 

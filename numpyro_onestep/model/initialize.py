@@ -39,7 +39,8 @@ def setup_model(
     these entries are may depend on them.
 
     Raises:
-        ValueError: if the model has no continuous latent site, or a value of `init_params` another shape than its site.
+        ValueError: if the model has no continuous latent site, `init_params` lacks one, or has another shape there.
+        TypeError: if `init_params` is no dict of arrays.
     """
     found = look(rng_key, model, model_args, model_kwargs, init_strategy=init_strategy, forward_mode=forward_mode)
     start = _as_floats(found.start if init_params is None else init_params)
@@ -115,7 +116,9 @@ def _unravel_sites(names: list[str], unravel: Callable[[Array], list[Array]], fl
     return dict(zip(names, unravel(flat), strict=True))
 
 
-def _check_shapes(given: dict[str, Any], sites: dict[str, Any]) -> None:
+def _check_shapes(given: Any, sites: dict[str, Any]) -> None:
+    if not isinstance(given, dict) or not jax.tree_util.all_leaves(given.values()):
+        raise TypeError(f"`init_params` must be a dict of arrays by site, unconstrained, not {given!r}.")
     missing = [name for name in sites if name not in given]
     if missing:
         raise ValueError(f"`init_params` lacks the sites {missing} of the model; it has {list(given)}.")
@@ -128,14 +131,20 @@ def _check_shapes(given: dict[str, Any], sites: dict[str, Any]) -> None:
 
 
 def _check_scalar(potential_fn: Callable[[Any], Array], init_params: Any) -> None:
+    kept: list[Any] = []
     try:
-        shape = jax.eval_shape(potential_fn, init_params).shape
+        jax.eval_shape(lambda z: kept.append(potential_fn(z)), init_params)
     except Exception:  # it will say so where it is run
         return
-    if shape != ():
+    try:
+        shape, real = jnp.shape(kept[0]), jnp.issubdtype(jnp.result_type(kept[0]), jnp.floating)
+    except TypeError:  # no array at all
+        shape, real = None, False
+    if shape != () or not real:
+        what = f"an array of shape {shape} and type {jnp.result_type(kept[0])}" if shape is not None else repr(kept[0])
         raise ValueError(
-            f"`potential_fn` gives an array of shape {shape} at `init_params`, not a number: give one point, or one "
-            "for each chain along a leading dimension as long as there are chains."
+            f"`potential_fn` gives {what} at `init_params`, not a real number: give one point, or one for each chain "
+            "along a leading dimension as long as there are chains."
         )
 
 
@@ -155,6 +164,10 @@ def _float() -> jnp.dtype:
 def _as_floats(tree: Any) -> Any:
     """All leaves of one type: a flat vector has one, and integers would not move."""
     xp: Any = _home_of(tree)
+    for leaf in jax.tree.leaves(tree):
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+        if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+            raise TypeError(f"`init_params` must be real numbers, not {leaf!r}.")
     return jax.tree.map(lambda leaf: xp.asarray(leaf, _float()), tree)
 
 

@@ -1,5 +1,7 @@
 """Where a picture is drawn: the user's axes or new ones. matplotlib is imported where it is used."""
 
+from collections.abc import Iterable
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -36,12 +38,11 @@ def one_axes(ax: Any, size: tuple[float, float] = (5.5, 4.0)) -> Any:
     return axes_of(ax, 1, size)[0]
 
 
-def rows_of(ax: Any, names: list[str]) -> None:
-    """One row for each name, from top to bottom."""
-    import textwrap
-
-    ax.set_yticks(range(len(names)), [textwrap.fill(str(name), 24) for name in names])
-    ax.set_ylim(len(names) - 0.4, -0.6)
+def rows_of(ax: Any, names: Iterable[Any], remarks: Iterable[str]) -> None:
+    """One row for each name, from top to bottom, with a remark below it."""
+    labels = [f"{fill(str(name), 24)}\n{remark}".strip() for name, remark in zip(names, remarks, strict=True)]
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.4, -0.6)
 
 
 def ink() -> str:

@@ -1,5 +1,6 @@
 """The evidence of one or several models: estimates, errors, bounds, and what they say of the models."""
 
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ __all__ = ["plot_compare", "plot_evidence"]
 
 
 def plot_evidence(evidence: Any, ax: Any = None) -> Any:
-    """The log evidence with its error, between its lower and its upper bound; an open circle where it is not reliable.
+    """The log evidence with its error, over a bar from its lower to its upper bound.
+
+    The point is hollow where the evidence is not reliable.
 
     Args:
         evidence: an `Evidence`, whatever `compare` takes as a model, or a dict of names and these.
@@ -28,24 +31,27 @@ def plot_evidence(evidence: Any, ax: Any = None) -> Any:
     several = isinstance(evidence, dict)
     if several and not evidence:
         raise ValueError("plot_evidence() needs at least one model.")
-    models = evidence if several else {"": evidence}
-    found = {name: evidence_of(name or "evidence", model) for name, model in models.items()}
-    ax = one_axes(ax, (6.5, 1.6 + 0.6 * len(found)))
+    models = evidence if several else {"evidence": evidence}
+    found = {name: evidence_of(name, model) for name, model in models.items()}
+    ax = one_axes(ax, (6.5, 1.6 + 0.7 * len(found)))
     for row, e in enumerate(found.values()):
         if not np.isfinite(e.log_z):
-            ax.text(0.5, row, "undefined", transform=ax.get_yaxis_transform(), ha="center", va="center")
+            _undefined(ax, row)
             continue
         bounds = [bound if np.isfinite(bound) else e.log_z for bound in (e.elbo, e.eubo)]
-        ax.plot(bounds, [row, row], color="C1", lw=6, alpha=0.5, solid_capstyle="butt", label="lower to upper bound")
-        _estimate(ax, e.log_z, e.std_error, row, e.reliable, "log evidence ± error")
-        text = with_error(e.log_z, e.std_error)
-        ax.annotate(text, (e.log_z, row), (0, 9), textcoords="offset points", ha="center")
-    rows_of(ax, list(found))
-    ax.tick_params(left=several)
+        ax.plot(bounds, [row, row], color="C1", lw=7, alpha=0.5, solid_capstyle="butt", marker="|", ms=16)
+        _estimate(ax, e.log_z, e.std_error, row, e.reliable)
+    values = [with_error(e.log_z, e.std_error) for e in found.values()]
+    doubts = [_doubt(e.reliable) for e in found.values()]
+    if several:
+        rows_of(ax, found, [f"{value}{doubt}" for value, doubt in zip(values, doubts, strict=True)])
+    else:
+        rows_of(ax, [""], [""])
+        ax.tick_params(left=False)
+        ax.set_title(f"log evidence {values[0]}{doubts[0]}", fontsize="medium")
     ax.locator_params(axis="x", nbins=5)
     ax.ticklabel_format(axis="x", useOffset=False)
-    ax.set_xlabel("log evidence (nats)")
-    _legend(ax)
+    ax.set_xlabel("log evidence ± error, and its bounds (nats)")
     return ax
 
 
@@ -67,33 +73,31 @@ def plot_compare(table: Any, ax: Any = None) -> Any:
     if not set(needed) <= set(getattr(table, "columns", ())):
         raise TypeError(f"plot_compare() takes the table of `compare`, with the columns {', '.join(needed)}.")
     axes = left, right = axes_of(ax, 2, (9.0, 1.6 + 0.45 * len(table)), sharey=True)
-    for row, (factor, error, probability, reliable) in enumerate(table[list(needed)].itertuples(index=False)):
+    rows = table[list(needed)].itertuples(index=False)
+    for row, (factor, error, probability, reliable) in enumerate(rows):
         if not np.isfinite(factor):
-            left.text(0.5, row, "undefined", transform=left.get_yaxis_transform(), ha="center", va="center")
+            _undefined(left, row)
             continue
-        _estimate(left, factor, error / np.log(10), row, reliable, f"{table.index[0]} over each")
+        _estimate(left, factor, error / np.log(10), row, reliable)
         right.barh(row, probability, color="C0", height=0.5)
         right.text(probability + 0.02, row, f"{probability:.3f}", va="center")
-    for one in axes:
-        rows_of(one, list(table.index))
+    rows_of(left, table.index, [_doubt(reliable).strip() for reliable in table["reliable"]])
     right.tick_params(labelleft=False)
     left.axvline(0.0, color=ink(), **FAINT)
-    left.set_xlabel("log10 Bayes factor")
-    right.set(xlabel="posterior model probability", xlim=(0, 1.2), xticks=(0, 0.5, 1))
-    _legend(left)
+    left.set_xlabel(f"log10 Bayes factor of\n{shorten(str(table.index[0]), 40)}")
+    right.set(xlabel="posterior model probability", xlim=(0, 1.25), xticks=(0, 0.5, 1))
     return axes
 
 
-def _estimate(ax: Any, value: float, error: float, row: int, reliable: bool, label: str) -> None:
-    face = "C0" if reliable else "none"
-    label = label if reliable else f"{label}, not reliable"
+def _estimate(ax: Any, value: float, error: float, row: int, reliable: bool) -> None:
+    """A point with its error, hollow where it is not reliable."""
     error = error if np.isfinite(error) else 0.0
-    ax.errorbar(value, row, xerr=error, fmt="o", color="C0", mfc=face, capsize=4, label=label)
+    ax.errorbar(value, row, xerr=error, fmt="o", color="C0", mfc="C0" if reliable else "none", capsize=4)
 
 
-def _legend(ax: Any) -> None:
-    """Each label once, above the axes."""
-    handles, labels = ax.get_legend_handles_labels()
-    if labels:
-        once = dict(zip(labels, handles, strict=True))
-        ax.legend(once.values(), once.keys(), frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+def _undefined(ax: Any, row: int) -> None:
+    ax.text(0.5, row, "undefined", transform=ax.get_yaxis_transform(), ha="center", va="center")
+
+
+def _doubt(reliable: bool) -> str:
+    return "" if reliable else " (not reliable)"

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from numpyro_onestep.plots.axes import FAINT, axes_of, ink
-from numpyro_onestep.state import trained_flows
+from numpyro_onestep.run import run_of
 from numpyro_onestep.training.evaluation import stops_of
 
 __all__ = ["plot_training"]
@@ -30,10 +30,12 @@ def plot_training(sampler: Any, over: str = "iterations", ax: Any = None) -> Any
     Raises:
         ValueError: if nothing was trained, the evaluations are not known (a loaded sampler, a flow that was trained
             elsewhere, a stock `MCMC`), or an argument is wrong.
+        TypeError: if it is no `MCMC` around `OneStep`.
     """
     if over not in ("iterations", "seconds"):
         raise ValueError(f"`over` must be 'iterations' or 'seconds', not {over!r}.")
-    trained: Any = sampler.last_state.train if trained_flows(sampler.last_state) else None
+    run = run_of(sampler, "plot_training()")
+    trained: Any = run.state.train
     history = getattr(sampler, "history", None)
     if history is None or not history.is_of(trained):
         raise ValueError(
@@ -54,13 +56,16 @@ def plot_training(sampler: Any, over: str = "iterations", ax: Any = None) -> Any
         left.plot(np.array(x)[~low], elbo[~low, flow], "o", color=color)
         left.plot(np.array(x)[low], np.full(np.sum(low), floor), "v", color=color)
         right.plot(x, ess[:, flow], "o-", color=color)
-    line.set_label("DF-ELBO")
+    line.set_label("DF-ELBO" if elbo.shape[1] == 1 else "DF-ELBO of each flow")
     if np.isfinite(log_z):
         left.axhline(log_z, color=ink(), label="log mean weight of the best", **FAINT)
-    plan = sampler.sampler.plan(sampler.setup.dim, sampler.setup.work)
+    plan = run.kernel.plan(run.setup.dim, run.setup.work)
     if plan.in_rounds:
         right.axhline(100 * plan.target_ess, color=ink(), label="target_ess", **FAINT)
         right.legend(frameon=False)
+    left.margins(y=0.1)
+    if over == "iterations":
+        left.xaxis.get_major_locator().set_params(integer=True)
     left.legend(frameon=False)
     left.set(xlabel=over, ylabel="nats")
     left.ticklabel_format(axis="y", useOffset=False)

@@ -1,6 +1,6 @@
-"""Draws and their weights: beside a reference, as a histogram or by rank, and for several budgets of evaluations."""
+"""Draws beside a reference, and their weights as a histogram or by rank."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,15 +9,12 @@ from jax import Array
 from numpyro_onestep.compilation import fold_in
 from numpyro_onestep.draws.proposal import pool
 from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight, pareto_k, pareto_k_threshold
-from numpyro_onestep.flow.steps import check_num_steps
-from numpyro_onestep.plots.axes import FAINT, axes_of, ink, one_axes
-from numpyro_onestep.results.compare import evidence_of
+from numpyro_onestep.plots.axes import FAINT, ink, one_axes
 from numpyro_onestep.run import run_of
 from numpyro_onestep.state import trained_flows
 from numpyro_onestep.threads import one_blas_thread
-from numpyro_onestep.trust.estimate import elbo_of
 
-__all__ = ["plot_budgets", "plot_draws", "plot_weights"]
+__all__ = ["fresh_log_weights", "plot_draws", "plot_weights"]
 
 _LOWEST = -20.0  # nats below the mean weight: what is lower counts for nothing
 _MAX_SHOWN = 4000
@@ -39,7 +36,8 @@ def plot_draws(draws: Mapping[str, Any], reference: Mapping[str, Any], pair: tup
     for sample, color, label in ((reference, "C1", "NUTS"), (draws, "C0", "OneStep")):
         x, y = (np.asarray(sample[name]).ravel()[:_MAX_SHOWN] for name in pair)
         ax.plot(x, y, ".", ms=3, alpha=0.35, color=color, label=label, rasterized=True)
-    ax.set(xlabel=pair[0], ylabel=pair[1], title="Draws")
+    ax.set(xlabel=pair[0], ylabel=pair[1])
+    ax.set_title("Draws", fontsize="medium")
     ax.legend(frameon=False, markerscale=4)
     return ax
 
@@ -65,10 +63,11 @@ def plot_weights(
 
     Raises:
         ValueError: if nothing was trained, `kind` is none of these, or no draw has a finite weight.
+        TypeError: if it is no `MCMC` around `OneStep`.
     """
     if kind not in ("histogram", "tail"):
         raise ValueError(f"`kind` must be 'histogram' or 'tail', not {kind!r}.")
-    log_w = _log_weights(sampler, "plot_weights()", rng_key, num_draws)
+    log_w = fresh_log_weights(sampler, "plot_weights()", rng_key, num_draws)
     relative = np.sort(log_w[np.isfinite(log_w)])[::-1] - log_mean_weight(log_w)[0]
     if len(relative) == 0:
         raise ValueError("plot_weights() has nothing to show: none of the draws has a finite weight.")
@@ -92,11 +91,11 @@ def _histogram(ax: Any, relative: np.ndarray) -> None:
 
 
 def _tail(ax: Any, relative: np.ndarray, tail_shape: float) -> None:
-    """Sorted weights against their rank, and the fit: excess over the next smaller weight, of the median's scale."""
+    """The larger half of the weights by rank; the fit is of the largest ones' excess, its scale that of the median."""
     num = int(np.ceil(min(3 * np.sqrt(len(relative)), len(relative) / 5)))
-    rank, shown = np.arange(1, len(relative) + 1), relative > _LOWEST
     weight = np.exp(relative)
-    ax.loglog(rank[shown], weight[shown], ".", ms=4, color="C0", label="weights", rasterized=True)
+    rank = np.arange(1, len(weight) // 2 + 1)
+    ax.loglog(rank, weight[: len(rank)], ".", ms=4, color="C0", label="the larger half", rasterized=True)
     ax.loglog(rank[:num], weight[:num], "o", ms=4, color="C1", label=f"the {num} largest")
     if np.isfinite(tail_shape) and tail_shape != 0 and num > 4:
         excess = lambda share: np.expm1(-tail_shape * np.log(share)) / tail_shape  # noqa: E731
@@ -110,57 +109,11 @@ def _tail(ax: Any, relative: np.ndarray, tail_shape: float) -> None:
     ax.legend(frameon=False, fontsize="small")
 
 
-def plot_budgets(
-    sampler: Any,
-    budgets: Sequence[int] = (1, 2, 4, 8, 16),
-    num_draws: int = 1024,
-    rng_key: Array | None = None,
-    ax: Any = None,
-) -> Any:
-    """What more evaluations a draw gain: DF-ELBO, with log Z above it, and effective sample size of fresh draws.
-
-    Each budget that was not used before compiles a program.
-
-    Args:
-        sampler: a `OneStepSampler`, or an `MCMC` around `OneStep`, after `run`.
-        budgets: evaluations per draw, each a power of two up to 128.
-        num_draws: fresh draws for each budget.
-        rng_key: random key of the draws; by default one of the run's.
-        ax: two matplotlib axes; new ones by default.
-
-    Returns:
-        An array of the two axes.
-
-    Raises:
-        ValueError: if nothing was trained, a budget is not a power of two, or there are other than two axes.
-    """
-    for budget in budgets:
-        check_num_steps(budget, "each of `budgets`")
-    each = [_log_weights(sampler, "plot_budgets()", rng_key, num_draws, budget) for budget in budgets]
-    axes = left, right = axes_of(ax, 2, (9.0, 3.8))
-    errors = [np.std(log_w[np.isfinite(log_w)]) / num_draws**0.5 for log_w in each]
-    left.errorbar(budgets, [elbo_of(log_w) for log_w in each], errors, fmt="o-", color="C0", capsize=3, label="DF-ELBO")
-    e = evidence_of("sampler", sampler)
-    if np.isfinite(e.log_z):
-        left.axhline(e.log_z, color="C1", label="log evidence ± error")
-        left.axhspan(e.log_z - e.std_error, e.log_z + e.std_error, color="C1", alpha=0.25, lw=0)
-    right.plot(budgets, [100 * effective_sample_size(log_w) / num_draws for log_w in each], "o-", color="C0")
-    left.set(ylabel="nats")
-    left.ticklabel_format(axis="y", useOffset=False)
-    left.legend(frameon=False)
-    right.set(ylabel="effective draws (%)", ylim=(0, 104))
-    for one in axes:
-        one.set_xscale("log", base=2)
-        one.set_xticks(budgets, [str(budget) for budget in budgets])
-        one.set_xlabel("evaluations a draw")
-    return axes
-
-
 @one_blas_thread()
-def _log_weights(
+def fresh_log_weights(
     sampler: Any, what: str, rng_key: Array | None, num_draws: int, num_steps: int | None = None
 ) -> np.ndarray:
-    """Of fresh draws, shape (num_draws,)."""
+    """Log weights of fresh draws of the flow, shape (num_draws,); `what` needs them, for the error."""
     if num_draws < 1:
         raise ValueError(f"`num_draws` must be at least 1, not {num_draws}.")
     run = run_of(sampler, what)

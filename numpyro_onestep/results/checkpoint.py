@@ -84,7 +84,10 @@ def load(cls: Any, path: str | Path, kernel: OneStep, postprocess_fn: Callable |
     Raises:
         ValueError: if the file is damaged or none of this format, or model, dimension, step budget or postprocessing
             are not the saved ones.
+        TypeError: if `kernel` is no `OneStep`.
     """
+    if not isinstance(kernel, OneStep):
+        raise TypeError(f"load() needs a OneStep kernel around the saved model, not {type(kernel).__name__}.")
     saved = _read(path)
     if saved.num_steps != kernel.num_steps:
         raise ValueError(f"{path} was trained with num_steps={saved.num_steps}, not {kernel.num_steps}.")

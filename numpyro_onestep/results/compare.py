@@ -12,7 +12,7 @@ from numpyro.infer import MCMC
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.results.inference_data import evidence_in, observed_in
 from numpyro_onestep.run import evidence, run_of
-from numpyro_onestep.trust.evidence import Evidence, with_error
+from numpyro_onestep.trust.evidence import Evidence, with_digits, with_error
 
 __all__ = ["compare", "evidence_of"]
 
@@ -40,6 +40,8 @@ def compare(models: Mapping[str, Any], prior: Mapping[str, float] | None = None)
     """
     import pandas as pd
 
+    if not isinstance(models, Mapping):
+        raise TypeError(f"compare() takes a dict of models by name, not a {type(models).__name__}.")
     if not models:
         raise ValueError("compare() needs at least one model.")
     prior = dict.fromkeys(models, 1.0) if prior is None else dict(prior)
@@ -91,7 +93,11 @@ def _text(table: Any) -> str:
     """The columns that decide, and the warnings, no line longer than 80 characters and nothing cut off."""
     head = ("log_z ± se", "log10_bayes_factor", "probability", "reliable")
     rows = [
-        (with_error(row["log_z"], row["std_error"]), f"{row['log10_bayes_factor']:.2f}", f"{row['probability']:.4f}")
+        (
+            with_error(row["log_z"], row["std_error"]),
+            with_digits(row["log10_bayes_factor"], 2),
+            f"{row['probability']:.4f}",
+        )
         for _, row in table.iterrows()
     ]
     rows = [(*row, str(reliable)) for row, reliable in zip(rows, table["reliable"], strict=True)]

@@ -42,12 +42,16 @@ def to_inference_data(sampler: Any, **kwargs: Any) -> Any:
         sampler: a `OneStepSampler` after `run`.
         **kwargs: further arguments of `az.from_numpyro`: `log_likelihood=True`, which `az.loo` needs, `coords`, `dims`,
             `prior`, `posterior_predictive` and so on.
+
+    Raises:
+        ValueError: if nothing was trained.
     """
+    flows = trained_flows(sampler.last_state)  # or it says what is missing
     import arviz as az
     import xarray as xr
 
     data = az.from_numpyro(_as_seen(sampler), **kwargs)
-    key = fold_in(trained_flows(sampler.last_state)[0].train.rng_key, 2)  # type: ignore[union-attr]
+    key = fold_in(flows[0].train.rng_key, 2)  # type: ignore[union-attr]
     log_weights = sampler.draw(key, _NUM_PROPOSALS).log_weights
     proposals = xr.Dataset({"log_weight": ("proposal", np.asarray(log_weights))})
     observed = sampler.setup.observed

@@ -1,7 +1,7 @@
 """The draws of a run as NumPyro's `MCMC` keeps them: constrained, by chain, with the extra fields asked for."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,25 +13,18 @@ from numpyro_onestep.model.function import ModelFunction
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState
 
-__all__ = ["Draws", "by_chain", "check_fields", "check_sites", "in_model", "names_site", "one_point", "over_points"]
+__all__ = [
+    "by_chain",
+    "check_fields",
+    "check_sites",
+    "in_model",
+    "names_site",
+    "one_point",
+    "over_points",
+]
 
-_NOT_COLLECTED = (
-    "base",
-    "train",
-    "rng_key",
-    "x",
-    "flow",
-    "log_angle",
-    "ladder_angle",
-    "members",
-)  # fields of the state
-
-
-class Draws(NamedTuple):
-    """Fresh draws: constrained samples with a leading axis of draws, and their log weights (nats, unnormalised)."""
-
-    samples: Any
-    log_weights: Array
+# fields of the state
+_NOT_COLLECTED = ("base", "train", "rng_key", "x", "flow", "log_angle", "ladder_angle", "members")
 
 
 def names_site(field: str) -> str:
@@ -41,7 +34,8 @@ def names_site(field: str) -> str:
 
 def check_fields(fields: Sequence[str]) -> None:
     """Raise where an extra field that names no site is not one value per draw (ValueError) or none (AttributeError)."""
-    if isinstance(fields, str) or not all(isinstance(name, str) for name in fields):
+    several = isinstance(fields, Iterable) and not isinstance(fields, str)
+    if not several or not all(isinstance(name, str) for name in fields):
         raise TypeError(f"`extra_fields` must be names, such as ('potential_energy',), not {fields!r}.")
     for name in fields:
         if names_site(name):

@@ -57,8 +57,12 @@ def fit(
     """All iterations of `trained`; the host only looks between blocks of them, and shows `watch` what it sees.
 
     With the networks `before` of a fit to other data they are trained on where they fit better than the base.
+
+    Raises:
+        ValueError: if these have other shapes.
     """
     if before is not None:
+        _check_same_shapes(before, trained.best)
         trained = resume(trained, before, problem, plan)
     num_iterations = int(np.ravel(trained.num_iterations)[0])
     block = _block(num_iterations)
@@ -73,6 +77,14 @@ def fit(
             if time.monotonic() - begin > _LONGEST_BLOCK:
                 block = -(-block // 2)
     return trained
+
+
+def _check_same_shapes(before: StepNetwork, network: StepNetwork) -> None:
+    if jax.tree.map(np.shape, before) != jax.tree.map(np.shape, network):
+        raise ValueError(
+            "The earlier flow was trained with another `width`, `num_blocks`, `budgets` or `num_replicates` than this "
+            "kernel has: a warm start needs the same. Train without `warm_start`."
+        )
 
 
 def _block(num_iterations: int) -> int:

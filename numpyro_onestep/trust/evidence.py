@@ -6,11 +6,14 @@ import textwrap
 from html import escape
 from typing import NamedTuple
 
-__all__ = ["Evidence", "with_error"]
+__all__ = ["Evidence", "with_digits", "with_error"]
 
 _NOTE = "note: "  # how those of the warnings begin that speak against nothing
 _SURE, _DOUBTFUL = "#2e9e5b", "#d9622b"  # of the marker in a notebook; they can be seen on white and on black
-_STYLE = "text-align: left; vertical-align: top; white-space: normal; max-width: 50em"
+_STYLE = """<style>
+table.onestep-evidence th, table.onestep-evidence td { text-align: left; vertical-align: top; white-space: nowrap }
+table.onestep-evidence td { white-space: normal; max-width: 50em }
+</style>"""  # stronger than the notebook's own
 
 
 class Evidence(NamedTuple):
@@ -75,13 +78,13 @@ class Evidence(NamedTuple):
     def rows(self) -> list[tuple[str, str]]:
         """What `print` and a notebook show: names and values, warnings and notes last."""
         digits = _digits(self.std_error)
-        upper = " or more, no upper bound" if math.isnan(self.eubo) else f" to {self.eubo:.{digits}f}"
+        upper = " or more, no upper bound" if math.isnan(self.eubo) else f" to {with_digits(self.eubo, digits)}"
         share = 100 * self.ess / self.num_proposals
         each = f"{_count(self.num_evaluations, 'evaluation')} each"
         texts = {"warnings": self.failures, "notes": self.notes}
         return [
             ("log evidence", with_error(self.log_z, self.std_error)),
-            ("bounds", f"{self.elbo:.{digits}f}{upper}"),
+            ("bounds", f"{with_digits(self.elbo, digits)}{upper}"),
             ("ESS", f"{self.ess:.0f} of {self.num_proposals} proposals ({share:.1f} %), {each}"),
             ("Pareto k", f"{self.pareto_k:.2f}"),
             ("folds", f"{self.fold_fraction:.4f}"),
@@ -104,15 +107,18 @@ class Evidence(NamedTuple):
         cells = "".join(
             f"<tr><th>{name}</th><td>{marker.get(name, '')}{escape(value)}</td></tr>" for name, value in self.rows()
         )
-        # stronger than the notebook's own style of cells
-        style = f"<style>table.onestep-evidence th, table.onestep-evidence td {{{_STYLE}}}</style>"
-        return f'{style}<table class="onestep-evidence">{cells}</table>'
+        return f'{_STYLE}<table class="onestep-evidence">{cells}</table>'
 
 
 def with_error(value: float, error: float) -> str:
     """The value with as many digits as its error lets count, that with two, between 1 and 6 of them."""
     digits = _digits(error)
-    return "undefined" if math.isnan(value) else f"{value:.{digits}f} ± {error:.{digits}f}"
+    return "undefined" if math.isnan(value) else f"{with_digits(value, digits)} ± {with_digits(error, digits)}"
+
+
+def with_digits(value: float, digits: int) -> str:
+    """So many digits after the point, or four in all where the value is huge."""
+    return f"{value:.{digits}f}" if abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _digits(error: float) -> int:

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -40,6 +42,10 @@ def iterations(sampler):
 
 def test_a_warm_start_goes_on_from_the_network_and_is_as_right(trained, monkeypatch):
     assert iterations(trained) == 200
+    seen = trained.history.evaluations  # the base's own, and one at the end of each of twenty blocks
+    assert [one.iteration for one in seen] == [*range(0, 201, 10)]
+    assert seen[-1].elbo == np.asarray(trained.last_state.train.elbo)
+    assert all(a.seconds < b.seconds for a, b in pairwise(seen))
     before, resume, networks, starts = trained.last_state.train.best, fit.resume, [], []
 
     def recorded(state, network, *rest):
