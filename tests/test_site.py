@@ -100,6 +100,24 @@ def test_every_block_of_code_is_python_with_names_that_exist(page):
                 assert {alias.name for alias in node.names} <= set(numpyro_onestep.__all__), page
 
 
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("http", "../../actions")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
 def test_pictures_are_small():
     for pattern in ("tutorial_*.png", "gallery_*.png", "eight_schools.png"):
         for picture in (DOCS / "figures").glob(pattern):
