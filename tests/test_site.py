@@ -167,3 +167,10 @@ def test_examples_in_docstrings_run(name):
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for example in found:
         assert runner.run(example).failed == 0
+
+
+@pytest.mark.slow
+def test_a_picture_of_the_gallery(tmp_path):
+    command = [sys.executable, ROOT / "examples" / "gallery" / "figures.py", "mixture", "--smoke", "--folder", tmp_path]
+    subprocess.run(command, check=True)
+    assert (tmp_path / "gallery_mixture.png").read_bytes().startswith(b"\x89PNG")
