@@ -1,6 +1,7 @@
 """The site: every message has an entry, every public name a place, every page is reached, every block is Python."""
 
 import ast
+import doctest
 import re
 import subprocess
 import sys
@@ -99,6 +100,24 @@ def test_every_block_of_code_is_python_with_names_that_exist(page):
                 assert {alias.name for alias in node.names} <= set(numpyro_onestep.__all__), page
 
 
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("http", "../../actions")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
 def test_pictures_are_small():
     for pattern in ("tutorial_*.png", "gallery_*.png", "eight_schools.png"):
         for picture in (DOCS / "figures").glob(pattern):
@@ -139,3 +158,19 @@ def test_the_first_example_runs_and_prints_what_is_said(page):
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "log evidence: -31.3" in result.stdout
     assert "reliable: yes" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in numpyro_onestep.__all__ if ">>>" in getattr(numpyro_onestep, n).__doc__])
+def test_examples_in_docstrings_run(name):
+    found = doctest.DocTestFinder(recurse=False).find(getattr(numpyro_onestep, name), name)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for example in found:
+        assert runner.run(example).failed == 0
+
+
+@pytest.mark.slow
+def test_a_picture_of_the_gallery(tmp_path):
+    command = [sys.executable, ROOT / "examples" / "gallery" / "figures.py", "mixture", "--smoke", "--folder", tmp_path]
+    subprocess.run(command, check=True)
+    assert (tmp_path / "gallery_mixture.png").read_bytes().startswith(b"\x89PNG")

@@ -58,7 +58,7 @@ def neural_network(ax: Any, draws: Draws, x: np.ndarray, y: np.ndarray) -> None:
     slope, shift, output = (draws[name][::10] for name in ("slope", "shift", "output"))
     band(ax, at, np.einsum("nxh,nh->nx", np.tanh(at[:, None] * slope[:, None] + shift[:, None]), output))
     ax.plot(x, y, "k.", ms=4)
-    ax.set(xlabel="x", ylabel="y", title="refused: 3840 equal modes")
+    ax.set(xlabel="x", ylabel="y")
 
 
 def logistic(ax: Any, draws: Draws, *_: np.ndarray) -> None:
@@ -171,6 +171,8 @@ def main() -> None:
         _, sampler, seconds = run_onestep(entry, 0, SMOKE if options.smoke else FULL)
         figure, ax = plt.subplots(figsize=(3.4, 2.7), layout="constrained")
         PICTURES[name](ax, {site: np.asarray(x) for site, x in sampler.get_samples().items()}, *entry.args)
+        if not sampler.evidence.reliable:
+            ax.set_title("refused: not reliable")
         save(figure, options.folder / f"gallery_{name.replace(' ', '_')}.png", num_colors=32)
         plt.close(figure)
         print(f"{name}: {seconds:.0f} s", flush=True)
