@@ -203,12 +203,13 @@ class OneStep(MCMCKernel):
         make_room()
         self._sample_fn = self.sample
         if self._model is None:
-            self._setup = setup_potential(self._potential_fn, init_params, self._forward_mode)  # type: ignore[arg-type]
+            setup = setup_potential(self._potential_fn, init_params, self._forward_mode)  # type: ignore[arg-type]
         else:
             how: dict[str, Any] = {"forward_mode": self._forward_mode, "fill_idle": fill_idle}
             how |= {"init_strategy": self._init_strategy, "init_params": init_params}
-            self._setup = setup_model(rng_key, self._model, args, kwargs, **how)
-        return self._setup
+            setup = setup_model(rng_key, self._model, args, kwargs, **how)
+        self._setup = setup
+        return setup
 
     @one_blas_thread()
     @full_precision

@@ -1,9 +1,11 @@
-"""What the cores do: a second thread that compiles ahead, and one thread for BLAS.
+"""What threads do: a second one that compiles ahead, one for BLAS, and those of users one at a time.
 
 Compilation is most of the time of a first answer. It takes one core, and Python's lock for the least part of it only.
 
 The factorisations of small matrices that JAX hands to SciPy's BLAS are slower on several threads than on one: these
 wait for one another at full speed, and take the core from the thread that has work.
+
+NumPyro's effect handlers are one list for all threads: two that trace models at once find each other's sites.
 """
 
 import os
@@ -14,7 +16,7 @@ from typing import NamedTuple
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["begin", "num_cores", "one_blas_thread", "wait"]
+__all__ = ["alone_in_numpyro", "begin", "num_cores", "one_blas_thread", "wait"]
 
 
 class _Task(NamedTuple):
@@ -26,6 +28,8 @@ class _Task(NamedTuple):
 _queue: list[_Task] = []
 _at_work: list[_Task] = []
 _thread = threading.Thread()
+_of_users, _of_numpyro = threading.RLock(), threading.RLock()
+_held = threading.local()
 
 
 def begin(key: Hashable, work: Callable[[], object]) -> None:
@@ -53,6 +57,8 @@ def wait(key: Hashable) -> None:
     Until then the caller does what is waiting besides.
     """
     _queue[:] = [task for task in _queue if task.key != key]
+    if getattr(_held, "count", 0):  # what is at work may be waiting for this thread
+        return
     for task in [task for task in _at_work if task.key == key]:
         # after a fork there is no second thread, and what it was at is never done
         while _thread.is_alive() and not task.done.is_set():
@@ -83,7 +89,28 @@ def _work() -> bool:
 
 
 @contextmanager
+def alone_in_numpyro() -> Iterator[None]:
+    """No other thread of this package within NumPyro's effect handlers meanwhile."""
+    with _of_numpyro:
+        _held.count = getattr(_held, "count", 0) + 1
+        try:
+            yield
+        finally:
+            _held.count -= 1
+
+
+@contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS on one thread within; usable as a decorator."""
-    with threadpool_limits(limits=1, user_api="blas"):
+    """BLAS on one thread within, and one thread of the user's at a time; usable as a decorator."""
+    with _of_users, threadpool_limits(limits=1, user_api="blas"):
         yield
+
+
+def _forget() -> None:
+    """Locks that are held by threads which a forked process does not have."""
+    global _of_users, _of_numpyro
+    _of_users, _of_numpyro = threading.RLock(), threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

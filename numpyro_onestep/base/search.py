@@ -121,7 +121,7 @@ def _expect_single(target: Target, rng_key: Array, center: Array) -> Base:
     single = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), mixture_vi.shapes(1, len(center), center.dtype)
     )
-    base = jax.eval_shape(whiten, single)
+    base = jax.eval_shape(lambda single: whiten(single), single)  # JAX keeps each call as long as its function lives
     compile_ahead(fit_tails, lambda: (target, rng_key, base))
     return base
 

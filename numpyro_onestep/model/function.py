@@ -20,6 +20,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
+from numpyro_onestep.threads import alone_in_numpyro
+
 __all__ = [
     "ALL",
     "NONE",
@@ -148,7 +150,8 @@ def _merge_and_call(
     leaves = [next(rest) if constant is None else constant.value for constant in constants]
     args, kwargs = jax.tree.unflatten(treedef, leaves)
     learnt = jax.tree.unflatten(learnt_treedef, list(rest))
-    return function(args, kwargs, x) if learnt is None else function(args, kwargs, learnt, x)
+    with alone_in_numpyro():
+        return function(args, kwargs, x) if learnt is None else function(args, kwargs, learnt, x)
 
 
 def owned(given: Any, before: Any) -> Any:

@@ -23,6 +23,7 @@ from numpyro.util import is_prng_key
 from numpyro_onestep.compilation import in_transformation, jit_once
 from numpyro_onestep.model.bounds import replayed
 from numpyro_onestep.model.function import ALL, REAL, ModelFunction, Same, bind, fingerprint, retold, trace
+from numpyro_onestep.threads import alone_in_numpyro
 
 __all__ = ["Look", "look"]
 
@@ -67,7 +68,8 @@ def look(
 
     def by_numpyro(rng_key: Array, args: tuple, kwargs: dict[str, Any], values: dict[str, Any] | None) -> Any:
         how = {"init_strategy": strategy(values), "dynamic_args": True, "forward_mode_differentiation": forward_mode}
-        return initialize_model(rng_key, model, model_args=args, model_kwargs=kwargs, **how)
+        with alone_in_numpyro():
+            return initialize_model(rng_key, model, model_args=args, model_kwargs=kwargs, **how)
 
     def within_a_trace(rng_key: Array, args: tuple, kwargs: dict[str, Any], values: dict[str, Any] | None) -> Any:
         _run_at_once(model, strategy(values), rng_key, args, kwargs)

@@ -213,7 +213,8 @@ class ModelSetup(NamedTuple):
 
 def _is_reverse_only(log_density: ModelFunction, center: Array) -> bool:
     try:
-        jax.eval_shape(Target.derivatives, Target(log_density), center)
+        # a function of its own, since JAX keeps what it knows of each call as long as its function lives
+        jax.eval_shape(lambda x: Target(log_density).derivatives(x), center)
     except TypeError as error:
         return "custom_vjp" in str(error)
     except Exception:

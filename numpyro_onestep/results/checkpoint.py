@@ -20,6 +20,7 @@ from numpyro_onestep.members.laplace import Members
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.run import run_of
 from numpyro_onestep.state import check_dim, trained_flows, trained_state
+from numpyro_onestep.threads import one_blas_thread
 from numpyro_onestep.training.fit import start
 from numpyro_onestep.trust.evidence import Evidence
 
@@ -48,6 +49,7 @@ class _Saved(NamedTuple):
     evidence: Evidence
 
 
+@one_blas_thread()
 def save(sampler: Any, path: str | Path) -> None:
     """Write flow, base, model arguments, draws and evidence.
 
@@ -78,6 +80,7 @@ def save(sampler: Any, path: str | Path) -> None:
     archive.write(path, _KIND, _FORMAT, _nested(saved))
 
 
+@one_blas_thread()
 def load(cls: Any, path: str | Path, kernel: OneStep, postprocess_fn: Callable | None = None) -> Any:
     """Read a file written by `save` into a new sampler around `kernel`, the same model again.
 
