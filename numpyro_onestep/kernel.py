@@ -1,6 +1,7 @@
 """`OneStep`: the kernel for NumPyro's own `MCMC`. Warmup trains the flow; each later iteration is one exact move."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -120,26 +121,20 @@ class OneStep(MCMCKernel):
     ):
         if (model is None) == (potential_fn is None):
             raise ValueError("Exactly one of `model` and `potential_fn` must be given to OneStep.")
-        options.check_function("model", model)
-        options.check_function("potential_fn", potential_fn)
-        options.check_function("init_strategy", init_strategy)
+        for what in ("model", model), ("potential_fn", potential_fn), ("init_strategy", init_strategy):
+            options.check_function(*what)
         options.check_one_of("correction", correction, _CORRECTIONS)
         options.check_one_of("bridge", bridge, BRIDGES)
-        self._model = model
-        self._potential_fn = potential_fn
+        self._model, self._potential_fn = model, potential_fn
         self.num_steps = check_num_steps(num_steps)
-        self.correction = correction
+        self.correction, self.bridge = correction, bridge
         self._init_strategy = init_strategy
         self.init_scale = options.real("init_scale", init_scale, "a positive number", lambda v: v > 0)
-        self.bridge = bridge
         self.coverage_audit = options.flag("coverage_audit", coverage_audit)
         self.num_replicates = options.whole("num_replicates", num_replicates, most=_MOST)
         self._forward_mode = options.flag("forward_mode_differentiation", forward_mode_differentiation)
-        given = {"state_consistency": state_consistency, "volume_consistency": volume_consistency}
-        weights = [
-            options.real(name, value, "a number of at least 0", lambda v: v >= 0) for name, value in given.items()
-        ]
-        consistency = weights[0], weights[1]
+        least_0 = partial(options.real, must_be="a number of at least 0", holds=lambda v: v >= 0)
+        consistency = least_0("state_consistency", state_consistency), least_0("volume_consistency", volume_consistency)
         sizes = {"width": width, "batch_size": batch_size, "steps_per_iteration": steps_per_iteration}
         self._plan: dict[str, Any] = {
             "budgets": finer_budgets(budgets, consistency),
