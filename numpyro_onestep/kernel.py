@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.sharding import Mesh
 from numpyro.infer import init_to_uniform
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity, is_prng_key
@@ -74,6 +75,8 @@ class OneStep(MCMCKernel):
             once more where mass is missing.
         num_replicates: flows to train at once from the same base, at as many times the cost. Draws come from all of
             them, and the error of log Z counts the spread between them.
+        mesh: devices among which `OneStepSampler` and `evidence` share out batches, particles and draws; by default all
+            that JAX has, on all hosts. With a mesh of one device all is done on JAX's default one.
         forward_mode_differentiation: use forward mode, for models with `while_loop`.
 
     Raises:
@@ -112,6 +115,7 @@ class OneStep(MCMCKernel):
         bridge: str = "auto",
         coverage_audit: bool = True,
         num_replicates: int = 1,
+        mesh: Mesh | None = None,
         forward_mode_differentiation: bool = False,
     ):
         if (model is None) == (potential_fn is None):
@@ -126,6 +130,8 @@ class OneStep(MCMCKernel):
             raise ValueError(f"`target_ess` must be above 0 and at most 1, not {target_ess}.")
         if num_replicates < 1:
             raise ValueError(f"`num_replicates` must be at least 1, not {num_replicates}.")
+        if not isinstance(mesh, Mesh | None):
+            raise TypeError(f"`mesh` must be a `jax.sharding.Mesh` or None, not {type(mesh).__name__}.")
         self._model = model
         self._potential_fn = potential_fn
         check_num_steps(num_steps)
@@ -136,6 +142,7 @@ class OneStep(MCMCKernel):
         self.bridge = bridge
         self.coverage_audit = coverage_audit
         self.num_replicates = num_replicates
+        self.mesh = mesh
         self._forward_mode = forward_mode_differentiation
         consistency = state_consistency, volume_consistency
         self._plan: dict[str, Any] = {

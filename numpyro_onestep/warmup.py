@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
 from numpyro_onestep.base import search
@@ -14,6 +15,7 @@ from numpyro_onestep.base.conditional_scale import influence
 from numpyro_onestep.base.distribution import Base, beside
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.compilation import fold_in, full_precision, split
+from numpyro_onestep.devices import on_all, on_one
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import Target
@@ -63,6 +65,7 @@ def warmup(
     num_steps: int,
     coverage_audit: bool,
     progress_bar: bool,
+    mesh: Mesh | None = None,
     before: OneStepState | None = None,
     expect: Callable[[Callable[[], Flow], float], None] | None = None,
 ) -> Warmup:
@@ -85,6 +88,7 @@ def warmup(
         num_steps: network evaluations per draw.
         coverage_audit: whether to look for mass that the flow does not reach.
         progress_bar: whether to show progress.
+        mesh: of the devices that train, in a row; None for one.
         before: the state of an earlier run, for a warm start.
         expect: is told of the flow to come, as soon as its shapes are known and again when it is trained, and of the
             share of effective draws as far as that is known, 1 at first.
@@ -104,23 +108,23 @@ def warmup(
     def expect_flow(base: Base) -> None:
         """Compile what comes after the search for a base of these shapes."""
         base = jax.eval_shape(lambda base: beside(base, dim - base.dim), base)
-        problem = Problem(base, target)
+        problem = Problem(on_all(mesh, base), target)
         network = training.expect(key_first, problem, plan, num_warmup)
         if coverage_audit:
-            coverage.expect(target, key_audit, base, network, num_steps)
+            coverage.expect(target, key_audit, problem.base, network, num_steps)
         if expect is not None:
             expect(lambda: Flow(network(), problem), 1.0)
 
     with tqdm(total=1, desc="base search", disable=not progress_bar) as bar:
         base = search.search(marginal, init_scale, key_base, start_at, spent, expect_flow)
-        base = beside(base, dim - base.dim)
+        base = on_all(mesh, beside(base, dim - base.dim))
         bar.update()
     networks = None
     if before is not None:
         earlier: Any = before if jnp.ndim(before.base.annealed) == 0 else trained_flows(before)[0]  # type: ignore
         check_dim(earlier.base, dim)
         networks = earlier.train.best
-        base = earlier.base if bool(base.annealed) and bool(earlier.base.annealed) else base
+        base = on_all(mesh, earlier.base) if bool(base.annealed) and bool(earlier.base.annealed) else base
 
     def train(key: Array, base: Base, networks: StepNetwork | None = None) -> TrainState:
         problem = Problem(base, target)
@@ -151,7 +155,7 @@ def warmup(
     trained = train(key_first, base, networks)
     key_left = fold_in(rng_key, 7)
     if not coverage_audit:
-        return Warmup(base, trained, None, sum(spent), key_left)
+        return Warmup(on_one(base), on_one(trained), None, sum(spent), key_left)
     found = look(key_audit, base, trained)
     if (
         len(found.missing)
@@ -159,9 +163,9 @@ def warmup(
         and not np.any(influence(jax.tree.map(np.asarray, base.whitening)) > 0)
     ):
         regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
-        wider = search.extend(target, key_extend, base, regions, spent)
+        wider = on_all(mesh, search.extend(target, key_extend, on_one(base), regions, spent))
         again = train(key_train, wider)
         found_again = look(key_again, wider, again)
         if found_again.share < 0.5 * found.share and not len(found_again.doubtful):
             base, trained, found = wider, again, found_again
-    return Warmup(base, trained, found, sum(spent), key_left)
+    return Warmup(on_one(base), on_one(trained), found, sum(spent), key_left)

@@ -12,6 +12,7 @@ NAME = ROOT.name
 # rooms and single files from the ground up, and the files of a room likewise: each imports only from what stands before
 HOUSE: dict[str, list[str]] = {
     "threads": [],
+    "devices": [],
     "compilation": [],
     "cache": [],
     "members": ["banded", "dependence", "laplace", "find"],

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from numpyro_onestep.compilation import jit
+from numpyro_onestep.devices import shard
 from numpyro_onestep.draws import proposal
 from numpyro_onestep.draws.chains import Chains
 from numpyro_onestep.flow.density import Flow
@@ -106,7 +107,7 @@ def _is_scalar(function: Callable, point: Any) -> bool:
 @jit
 def over_points(function: ModelFunction, points: Array) -> Any:
     """A function of one flat unconstrained point at points of shape (..., D); the results have the leading axes."""
-    flat = jax.vmap(function)(points.reshape(-1, points.shape[-1]))
+    flat = jax.vmap(function)(shard(points.reshape(-1, points.shape[-1])))
     return jax.tree.map(lambda leaf: leaf.reshape(*points.shape[:-1], *leaf.shape[1:]), flat)
 
 
