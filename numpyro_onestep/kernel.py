@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax import Array, random
 from jax.core import Tracer
+from jax.sharding import Mesh
 from numpyro.infer import init_to_uniform
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity, is_prng_key
@@ -64,9 +65,8 @@ class OneStep(MCMCKernel):
         width: ridge directions of each block of the network, by default 128 up to 64 dimensions and 32 above.
         num_blocks: blocks of one step.
         batch_size: base draws per optimiser step; by default 64, and 128 up to 16 dimensions with `target_ess=1.0`.
-        steps_per_iteration: optimiser steps of one warmup iteration, half as many again where training anneals from a
-            broad base; by default 10 up to 16 dimensions, 7 up to 40, and 280/D above, not less than 3.
-        learning_rate: peak learning rate; above 4 dimensions 2/√D of it where training anneals from a broad base.
+        steps_per_iteration: optimiser steps of one warmup iteration; by default 10 to 3, the fewer the more dimensions.
+        learning_rate: peak learning rate.
         state_consistency: weight of self-distillation, one step against two half steps, for `budgets` of which the
             double is another one.
         volume_consistency: weight of the same for the log-determinants.
@@ -78,6 +78,8 @@ class OneStep(MCMCKernel):
             once more where mass is missing.
         num_replicates: flows to train at once from the same base, at as many times the cost. Draws come from all of
             them, and the error of log Z counts the spread between them.
+        mesh: devices among which `OneStepSampler` and `evidence` share out batches, particles and draws; by default all
+            that JAX has, on all hosts. With a mesh of one device all is done on JAX's default one.
         forward_mode_differentiation: use forward mode, for models with `while_loop`.
 
     Raises:
@@ -117,6 +119,7 @@ class OneStep(MCMCKernel):
         bridge: str = "auto",
         coverage_audit: bool = True,
         num_replicates: int = 1,
+        mesh: Mesh | None = None,
         forward_mode_differentiation: bool = False,
     ):
         if (model is None) == (potential_fn is None):
@@ -132,6 +135,7 @@ class OneStep(MCMCKernel):
         self.init_scale = options.real("init_scale", init_scale, "a positive number", lambda v: v > 0)
         self.coverage_audit = options.flag("coverage_audit", coverage_audit)
         self.num_replicates = options.whole("num_replicates", num_replicates, most=_MOST)
+        self.mesh = options.mesh(mesh)
         self._forward_mode = options.flag("forward_mode_differentiation", forward_mode_differentiation)
         least_0 = partial(options.real, must_be="a number of at least 0", holds=lambda v: v >= 0)
         consistency = least_0("state_consistency", state_consistency), least_0("volume_consistency", volume_consistency)
@@ -211,10 +215,7 @@ class OneStep(MCMCKernel):
     def check(self, *args: Any, init_params: Any = None, **kwargs: Any) -> Check:
         """A first look without a run, to be printed: sites, what to know of the evidence, how long a run may take.
 
-        Args:
-            *args: arguments of the model.
-            init_params: unconstrained values of a starting point; needed with a potential function.
-            **kwargs: keyword arguments of the model.
+        The arguments are the model's; `init_params` is as in `run`.
         """
         setup = self.look(random.key(0), init_params, args, kwargs)
         return check(self._model, setup, self.plan(setup.dim, setup.work), random.key(0), args, kwargs)

@@ -13,6 +13,7 @@ from numpyro_onestep import options, sampling
 from numpyro_onestep import state as state_
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
+from numpyro_onestep.devices import on_one, row
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.members.laplace import same_members
 from numpyro_onestep.model.function import ModelFunction, owned, same_leaves
@@ -92,8 +93,7 @@ class OneStepSampler(MCMC):
         self.num_gradients = 0  # of the target, that the last warmup took
         self.history: History | None = None  # the evaluations of the last training
         self.setup: ModelSetup | None = None  # what the kernel saw of the model in the last run
-        # the flow, arguments and model that were audited, and the audit
-        self._audited: tuple[Any, Hashable, Audit | None] | None = None
+        self._audited: tuple[Any, Hashable, Audit | None] | None = None  # flow and arguments, model, audit
 
     @one_blas_thread()
     def run(  # type: ignore[override]
@@ -260,6 +260,7 @@ class OneStepSampler(MCMC):
             num_steps=kernel.num_steps,
             coverage_audit=kernel.coverage_audit,
             progress_bar=self.progress_bar,
+            mesh=row(kernel.mesh),
             before=before,
             checkpoint=checkpoint,
             expect=partial(sampling.expect, rng_key, bridge, self.num_chains * self.num_samples, kernel.num_steps),
@@ -284,12 +285,12 @@ class OneStepSampler(MCMC):
         """Fill the chains with corrected draws and leave a state from which `run` can go on."""
         setup: Any = self.setup
         kernel, shape = self.sampler, (self.num_chains, self.num_samples)
-        flows = state_.flows_of(state, setup.target(self._args, self._kwargs))
+        flows = state_.flows_of(state, setup.target(self._args, self._kwargs), row(kernel.mesh))
         before = state_.acceptance(state, shape[0])
         how = kernel.correction, kernel.bridge, shape, kernel.num_steps, self.thinning, before
         drawn, self._bridges = chains_of(rng_key, flows, *how, self.progress_bar)
         self.num_gradients += setup.cost * sum(bridge.num_gradients for bridge in self._bridges or ())
-        drawn = samples.in_model(drawn, setup.out_of_coordinates(self._args, self._kwargs))
+        drawn = samples.in_model(on_one(drawn), setup.out_of_coordinates(self._args, self._kwargs))
         fields, unravel = (*self._default_fields, *extra_fields), setup.unraveled(self._args, self._kwargs)
         self._states = samples.by_chain(drawn, fields, self._constrainer(), unravel)
         self._states_flat = None

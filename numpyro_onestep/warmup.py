@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
 from numpyro_onestep.base import search
@@ -15,6 +16,7 @@ from numpyro_onestep.base.conditional_scale import influence
 from numpyro_onestep.base.distribution import Base, beside
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.compilation import fold_in, full_precision, split
+from numpyro_onestep.devices import on_all, on_one
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.journal import open_journal
@@ -73,6 +75,7 @@ def warmup(
     num_steps: int,
     coverage_audit: bool,
     progress_bar: bool,
+    mesh: Mesh | None = None,
     before: OneStepState | None = None,
     expect: Callable[[Callable[[], Flow], float], None] | None = None,
     checkpoint: str | Path | None = None,
@@ -94,6 +97,7 @@ def warmup(
         num_steps: network evaluations per draw.
         coverage_audit: whether to look for mass that the flow does not reach.
         progress_bar: whether to show progress.
+        mesh: of the devices that train, in a row; None for one.
         before: the state of an earlier run, for a warm start.
         expect: is told of the flow to come, as soon as its shapes are known and again when it is trained, and of the
             share of effective draws as far as that is known, 1 at first.
@@ -117,10 +121,10 @@ def warmup(
     def expect_flow(base: Base) -> None:
         """Compile what comes after the search for a base of these shapes."""
         base = jax.eval_shape(lambda base: beside(base, dim - base.dim), base)
-        problem = Problem(base, target)
+        problem = Problem(on_all(mesh, base), target)
         network = training.expect(key_first, problem, plan, num_warmup)
         if coverage_audit:
-            coverage.expect(target, key_audit, base, network, num_steps)
+            coverage.expect(target, key_audit, problem.base, network, num_steps)
         if expect is not None:
             expect(lambda: Flow(network(), problem), 1.0)
 
@@ -133,12 +137,13 @@ def warmup(
         return _Found(base, sum(spent))
 
     base, num_gradients = journal.stage("base", _Found, find)
+    base = on_all(mesh, base)
     networks = None
     if before is not None:
         earlier: Any = before if jnp.ndim(before.base.annealed) == 0 else trained_flows(before)[0]  # type: ignore
         check_dim(earlier.base, dim)
         networks = earlier.train.best
-        base = earlier.base if bool(base.annealed) and bool(earlier.base.annealed) else base
+        base = on_all(mesh, earlier.base) if bool(base.annealed) and bool(earlier.base.annealed) else base
 
     def train(name: str, key: Array, base: Base, networks: StepNetwork | None = None) -> tuple[TrainState, History]:
         problem = Problem(base, target)
@@ -178,7 +183,7 @@ def warmup(
     num_gradients += _num_gradients(trained)
     key_left = fold_in(rng_key, 7)
     if not coverage_audit:
-        return Warmup(base, trained, history, None, num_gradients, key_left)
+        return Warmup(on_one(base), on_one(trained), history, None, num_gradients, key_left)
     found = look("audit", key_audit, base, trained)
     num_gradients += found.num_gradients
     if (
@@ -190,15 +195,16 @@ def warmup(
         def extend() -> _Found:
             spent: list[int] = []
             regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
-            return _Found(search.extend(target, key_extend, base, regions, spent), sum(spent))
+            return _Found(search.extend(target, key_extend, on_one(base), regions, spent), sum(spent))
 
         wider, cost = journal.stage("wider base", _Found, extend)
+        wider = on_all(mesh, wider)
         again, history_again = train("training again", key_train, wider)
         found_again = look("audit again", key_again, wider, again)
         num_gradients += cost + _num_gradients(again) + found_again.num_gradients
         if found_again.share < 0.5 * found.share and not len(found_again.doubtful):
             base, trained, history, found = wider, again, history_again, found_again
-    return Warmup(base, trained, history, found, num_gradients, key_left)
+    return Warmup(on_one(base), on_one(trained), history, found, num_gradients, key_left)
 
 
 def _num_gradients(trained: TrainState) -> int:

@@ -13,6 +13,7 @@ NAME = ROOT.name
 HOUSE: dict[str, list[str]] = {
     "options": [],
     "threads": [],
+    "devices": [],
     "compilation": [],
     "cache": [],
     "encoding": [],

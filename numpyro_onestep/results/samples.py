@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from numpyro_onestep.compilation import jit
+from numpyro_onestep.devices import shard
 from numpyro_onestep.draws.chains import Chains
 from numpyro_onestep.model.function import ModelFunction
 from numpyro_onestep.model.setup import ModelSetup
@@ -81,7 +82,7 @@ def _is_scalar(function: Callable, point: Any) -> bool:
 @jit
 def over_points(function: ModelFunction, points: Array) -> Any:
     """A function of one flat unconstrained point at points of shape (..., D); the results have the leading axes."""
-    flat = jax.vmap(function)(points.reshape(-1, points.shape[-1]))
+    flat = jax.vmap(function)(shard(points.reshape(-1, points.shape[-1])))
     return jax.tree.map(lambda leaf: leaf.reshape(*points.shape[:-1], *leaf.shape[1:]), flat)
 
 
