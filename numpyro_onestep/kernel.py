@@ -67,8 +67,7 @@ class OneStep(MCMCKernel):
         batch_size: base draws per optimiser step; by default 64, and 128 up to 16 dimensions with `target_ess=1.0`.
         steps_per_iteration: optimiser steps of one warmup iteration; by default 10 to 3, the fewer the more dimensions.
         learning_rate: peak learning rate.
-        state_consistency: weight of self-distillation, one step against two half steps, for `budgets` of which the
-            double is another one.
+        state_consistency: weight of self-distillation, one step against two halves, of `budgets` whose double is one.
         volume_consistency: weight of the same for the log-determinants.
         bridge: "auto" (default) bridges where one evaluation is not enough: the draws of `OneStepSampler` where less
             than half of them are effective, and log Z also where its checks fail. They then come from particles on the
