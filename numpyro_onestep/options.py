@@ -73,7 +73,7 @@ def check_function(name: str, value: Any) -> None:
 def mesh(value: Any) -> Mesh | None:
     """The argument `mesh`; TypeError if it is neither a mesh nor None."""
     if not isinstance(value, Mesh | None):
-        raise TypeError(f"`mesh` must be a `jax.sharding.Mesh` or None, not {value!r}.")
+        raise TypeError(f"`mesh` must be a `jax.sharding.Mesh` or None, not {type(value).__name__}.")
     return value
 
 

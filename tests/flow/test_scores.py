@@ -14,10 +14,9 @@ NUM = 64
 def blocks_of(getkey, dim, width):
     """A map far from the identity, and of another Jacobian at every point."""
     network = StepNetwork(dim, num_blocks=3, width=width, rng_key=getkey())
-    for name in ("ridge", "bump"):
-        raw = getattr(network, name)
-        raw[...] = raw[...] + random.normal(getkey(), raw[...].shape)
-    return steps.blocks_of(network, 1)
+    raw = {name: network.arrays()[name] for name in ("ridge", "bump")}
+    moved = {name: array + random.normal(getkey(), array.shape) for name, array in raw.items()}
+    return steps.blocks_of(StepNetwork.from_arrays(network.arrays() | moved), 1)
 
 
 @pytest.mark.parametrize(("dim", "width"), [(20, 64), (40, 8)], ids=["ridges", "few ridges"])
