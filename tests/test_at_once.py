@@ -1,8 +1,11 @@
 """Several threads, several processes, and many runs in one process."""
 
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import random
+from load import data_sets, many_runs
 from models import TINY
 from numpyro import handlers
 
@@ -79,3 +83,27 @@ def test_runs_in_four_threads_are_those_one_after_the_other():
         assert a[0] == b[0]
         assert np.array_equal(a[1], b[1])
         assert np.array_equal(a[2], b[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [["spawn"], ["loky"], ["fork", "--first"]], ids="-".join)
+def test_worker_processes_give_the_same_results(method):
+    # forked once JAX has computed they may wait for ever, for locks whose holders were not forked
+    script = Path(__file__).parent / "load" / "processes.py"
+    done = subprocess.run([sys.executable, script, *method], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_many_runs_leave_neither_memory_nor_maps_behind():
+    rows = list(many_runs.rows(100, every=20))
+    (_, _, memory, maps), (_, _, memory_after, maps_after) = rows[1], rows[-1]
+    assert memory_after - memory < 10
+    assert maps_after <= maps + 20
+
+
+@pytest.mark.slow
+def test_many_data_sets_under_vmap():
+    _, _, largest, spread = data_sets.row(100)
+    assert largest < 5
+    assert 0.7 < spread < 1.3
