@@ -18,8 +18,9 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import MCMC, NUTS
+from pictures import save
 
-from numpyro_onestep import OneStep, OneStepSampler, compare
+from numpyro_onestep import OneStep, OneStepSampler, compare, plot_draws, plot_weights
 
 EFFECT = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERROR = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -83,16 +84,14 @@ def save_picture(sampler: OneStepSampler, nuts: MCMC, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from numpyro_onestep.results.plots import plot_draws, plot_weights
-
     ours, reference = (
         {"log tau": np.log(s["tau"]), "theta[0]": s["theta"][:, 0]} for s in (sampler.get_samples(), nuts.get_samples())
     )
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     plot_draws(ours, reference, ("theta[0]", "log tau"), left)
-    plot_weights(sampler, jax.random.key(2), axes=right)
+    plot_weights(sampler, ax=right)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def main() -> None:
@@ -113,21 +112,15 @@ def main() -> None:
     print("OneStep")
     sampler.print_summary()
 
-    e = sampler.evidence
-    print(f"log evidence   {e.log_z:.4f} ± {e.std_error:.4f}   exact {EXACT_LOG_Z}")
-    print(f"DF-ELBO        {e.elbo:.4f}   DF-EUBO {e.eubo:.4f}")
-    print(f"ESS            {e.ess:.0f} of {e.num_proposals} proposals ({100 * e.ess / e.num_proposals:.1f} %)")
-    print(f"Pareto k       {e.pareto_k:.2f}")
-    print(f"folds          {e.fold_fraction:.4f}")
-    print(f"reliable       {e.reliable}")
-    for warning in e.warnings:
-        print(f"  warning: {warning}")
+    print()
+    print(sampler.evidence)
+    print(f"quadrature    exact {EXACT_LOG_Z}")
 
     start = time.perf_counter()
     jax.block_until_ready(sampler.draw(jax.random.key(3), 10 * num_samples).log_weights)
     draw_seconds = time.perf_counter() - start
     print(
-        f"times          OneStep {seconds:.0f} s, then {10 * num_samples} fresh draws in {draw_seconds:.1f} s; ", end=""
+        f"times         OneStep {seconds:.0f} s, then {10 * num_samples} fresh draws in {draw_seconds:.1f} s; ", end=""
     )
     print(f"NUTS {nuts_seconds:.0f} s, {int(nuts.get_extra_fields()['diverging'].sum())} divergences")
 
@@ -136,7 +129,7 @@ def main() -> None:
     rivals = {name: run_onestep(model, 4, num_warmup, num_samples, **few)[0] for name, model in others.items()}
     table = compare({"hierarchical": sampler, **rivals})
     print()
-    print(table.drop(columns="warnings").to_string(float_format=lambda x: f"{x:.3f}"))
+    print(table)
 
     save_picture(sampler, nuts, options.picture)
     print(f"\nPicture: {options.picture}")

@@ -10,7 +10,12 @@ if _cache and "jax" not in _sys.modules:  # XLA reads it once, when it is loaded
     _os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from numpyro_onestep.cache import enable_compilation_cache
+from numpyro_onestep.check import Check
 from numpyro_onestep.kernel import OneStep
+from numpyro_onestep.plots.budgets import plot_budgets
+from numpyro_onestep.plots.evidence import plot_compare, plot_evidence
+from numpyro_onestep.plots.training import plot_training
+from numpyro_onestep.plots.weights import plot_draws, plot_weights
 from numpyro_onestep.results.compare import compare
 from numpyro_onestep.results.flow_distribution import FlowDistribution, FlowTransform
 from numpyro_onestep.results.reparam import FlowReparam
@@ -20,6 +25,7 @@ from numpyro_onestep.state import OneStepState
 from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = [
+    "Check",
     "Draws",
     "Evidence",
     "FlowDistribution",
@@ -31,6 +37,12 @@ __all__ = [
     "compare",
     "enable_compilation_cache",
     "evidence",
+    "plot_budgets",
+    "plot_compare",
+    "plot_draws",
+    "plot_evidence",
+    "plot_training",
+    "plot_weights",
 ]
 __version__ = "0.1.0"
 

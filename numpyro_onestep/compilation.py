@@ -19,8 +19,9 @@ import jax
 import numpy as np
 from jax import Array, random
 from jax.core import Tracer
+from jax.sharding import Mesh
 
-from numpyro_onestep import threads
+from numpyro_onestep import devices, threads
 
 __all__ = [
     "compile_ahead",
@@ -76,28 +77,38 @@ def in_transformation(*values: Any) -> bool:
 def _compiled(function: _F, static_argnames: tuple[str, ...], once: bool) -> _F:
     """`jax.jit`, with options on CPU and GPU; within another transformation, which has its own, it is plain."""
 
-    @wraps(function)
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        _traces.append(None)
-        return function(*args, **kwargs)
+    @cache
+    def counted(mesh: Mesh | None) -> Callable[..., Any]:
+        @wraps(function)
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            _traces.append(None)
+            with devices.over(mesh):
+                return function(*args, **kwargs)
+
+        return traced
 
     @cache
-    def compiled(backend: str, fast_code: bool) -> Any:
-        options = _known(_options(backend, fast_code))
-        _functions.append(jax.jit(counted, static_argnames=static_argnames, compiler_options=options))
+    def compiled(backend: str, fast_code: bool, mesh: Mesh | None) -> Any:
+        options: dict[str, Any] = {"compiler_options": _known(_options(backend, fast_code))}
+        if mesh is not None and backend:
+            options["out_shardings"] = devices.replicated(mesh)
+        _functions.append(jax.jit(counted(mesh), static_argnames=static_argnames, **options))
         return _functions[-1]
 
-    def program(traced: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def program(mesh: Mesh | None, traced: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
         fast_code = not once or any(getattr(value, "work", 0) > _MUCH_WORK for value in (*args, *kwargs.values()))
-        return compiled("" if traced else jax.default_backend(), fast_code)
+        return compiled("" if traced else jax.default_backend(), fast_code, mesh)
 
     @full_precision  # around the call: the precision that holds there is part of what JAX knows a program by
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         traced = in_transformation(args, kwargs)
-        if not traced:
-            threads.wait(call)
-        return program(traced, args, kwargs)(*args, **kwargs)
+        if traced:
+            return program(devices.current(), True, args, kwargs)(*args, **kwargs)
+        threads.wait(call)
+        mesh = devices.mesh_of(args, kwargs)
+        args, kwargs = devices.on_all(mesh, (args, kwargs))
+        return program(mesh, False, args, kwargs)(*args, **kwargs)
 
     _programs[call] = program
     return call  # type: ignore[return-value]
@@ -116,14 +127,17 @@ def compile_ahead(function: Callable[..., Any], arguments: Callable[[], tuple]) 
     def work() -> None:
         with jax.enable_x64(wide):  # a context of the first thread does not hold in the second
             given = arguments()
-            _programs[function](False, given, {}).lower(*given).compile()
+            mesh = devices.mesh_of(given)
+            given = devices.on_all(mesh, given)
+            _programs[function](mesh, False, given, {}).lower(*given).compile()
 
     threads.begin(function, work)
 
 
 def shapes_of(function: Callable[..., Any], *args: Any) -> Any:
     """What a function of `jit` or `jit_once` would return, as shapes; traced once for this and for its compilation."""
-    return _programs[function](False, args, {}).eval_shape(*args)
+    mesh = devices.mesh_of(args)
+    return devices.on_all(mesh, _programs[function](mesh, False, args, {}).eval_shape(*args))
 
 
 def _options(backend: str, fast_code: bool) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """`OneStep`: the kernel for NumPyro's own `MCMC`. Warmup trains the flow; each later iteration is one exact move."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
+from jax import Array, random
 from jax.core import Tracer
+from jax.sharding import Mesh
 from numpyro.infer import init_to_uniform
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity, is_prng_key
@@ -15,6 +17,7 @@ from numpyro_onestep import options
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.base.search import search
+from numpyro_onestep.check import Check, check
 from numpyro_onestep.compilation import full_precision, make_room, split
 from numpyro_onestep.draws.proposal import BRIDGES
 from numpyro_onestep.flow.steps import check_num_steps
@@ -62,20 +65,20 @@ class OneStep(MCMCKernel):
         width: ridge directions of each block of the network, by default 128 up to 64 dimensions and 32 above.
         num_blocks: blocks of one step.
         batch_size: base draws per optimiser step; by default 64, and 128 up to 16 dimensions with `target_ess=1.0`.
-        steps_per_iteration: optimiser steps of one warmup iteration, half as many again where training anneals from a
-            broad base; by default 10 up to 16 dimensions, 7 up to 40, and 280/D above, not less than 3.
-        learning_rate: peak learning rate; above 4 dimensions 2/√D of it where training anneals from a broad base.
-        state_consistency: weight of self-distillation, one step against two half steps, for `budgets` of which the
-            double is another one.
+        steps_per_iteration: optimiser steps of one warmup iteration; by default 10 to 3, the fewer the more dimensions.
+        learning_rate: peak learning rate.
+        state_consistency: weight of self-distillation, one step against two halves, of `budgets` whose double is one.
         volume_consistency: weight of the same for the log-determinants.
         bridge: "auto" (default) bridges where one evaluation is not enough: the draws of `OneStepSampler` where less
-            than half of them are effective, and log Z also where its checks fail. They then come from particles that go
-            from the base to the target. "always" and "never" as named; with "always" the chains of a stock `MCMC` make
-            local moves as well. Draws are left alone with `correction="none"`.
+            than half of them are effective, and log Z also where its checks fail. They then come from particles on the
+            way from the base to the target. "always", with which the chains of a stock `MCMC` make local moves as well,
+            and "never" as named. Draws are left alone with `correction="none"`.
         coverage_audit: look for mass that the flow does not reach, and bound log Z from above; `OneStepSampler` trains
             once more where mass is missing.
         num_replicates: flows to train at once from the same base, at as many times the cost. Draws come from all of
             them, and the error of log Z counts the spread between them.
+        mesh: devices among which `OneStepSampler` and `evidence` share out batches, particles and draws; by default all
+            that JAX has, on all hosts. With a mesh of one device all is done on JAX's default one.
         forward_mode_differentiation: use forward mode, for models with `while_loop`.
 
     Raises:
@@ -115,30 +118,26 @@ class OneStep(MCMCKernel):
         bridge: str = "auto",
         coverage_audit: bool = True,
         num_replicates: int = 1,
+        mesh: Mesh | None = None,
         forward_mode_differentiation: bool = False,
     ):
         if (model is None) == (potential_fn is None):
             raise ValueError("Exactly one of `model` and `potential_fn` must be given to OneStep.")
-        options.check_function("model", model)
-        options.check_function("potential_fn", potential_fn)
-        options.check_function("init_strategy", init_strategy)
+        for what in ("model", model), ("potential_fn", potential_fn), ("init_strategy", init_strategy):
+            options.check_function(*what)
         options.check_one_of("correction", correction, _CORRECTIONS)
         options.check_one_of("bridge", bridge, BRIDGES)
-        self._model = model
-        self._potential_fn = potential_fn
+        self._model, self._potential_fn = model, potential_fn
         self.num_steps = check_num_steps(num_steps)
-        self.correction = correction
+        self.correction, self.bridge = correction, bridge
         self._init_strategy = init_strategy
         self.init_scale = options.real("init_scale", init_scale, "a positive number", lambda v: v > 0)
-        self.bridge = bridge
         self.coverage_audit = options.flag("coverage_audit", coverage_audit)
         self.num_replicates = options.whole("num_replicates", num_replicates, most=_MOST)
+        self.mesh = options.mesh(mesh)
         self._forward_mode = options.flag("forward_mode_differentiation", forward_mode_differentiation)
-        given = {"state_consistency": state_consistency, "volume_consistency": volume_consistency}
-        weights = [
-            options.real(name, value, "a number of at least 0", lambda v: v >= 0) for name, value in given.items()
-        ]
-        consistency = weights[0], weights[1]
+        least_0 = partial(options.real, must_be="a number of at least 0", holds=lambda v: v >= 0)
+        consistency = least_0("state_consistency", state_consistency), least_0("volume_consistency", volume_consistency)
         sizes = {"width": width, "batch_size": batch_size, "steps_per_iteration": steps_per_iteration}
         self._plan: dict[str, Any] = {
             "budgets": finer_budgets(budgets, consistency),
@@ -209,6 +208,16 @@ class OneStep(MCMCKernel):
             setup = setup_model(rng_key, self._model, args, kwargs, **how)
         self._setup = setup
         return setup
+
+    @one_blas_thread()
+    @full_precision
+    def check(self, *args: Any, init_params: Any = None, **kwargs: Any) -> Check:
+        """A first look without a run, to be printed: sites, what to know of the evidence, how long a run may take.
+
+        The arguments are the model's; `init_params` is as in `run`.
+        """
+        setup = self.look(random.key(0), init_params, args, kwargs)
+        return check(self._model, setup, self.plan(setup.dim, setup.work), random.key(0), args, kwargs)
 
     @one_blas_thread()
     @full_precision

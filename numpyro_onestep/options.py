@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-__all__ = ["check_function", "check_key", "check_one_of", "check_room", "flag", "keys_shape", "real", "whole"]
+__all__ = ["check_function", "check_key", "check_one_of", "check_room", "flag", "keys_shape", "mesh", "real", "whole"]
 
 _MOST = 2**31 - 1  # of what is counted in 32 bits
 _LARGEST = 3e38  # of single precision
@@ -67,6 +68,13 @@ def check_function(name: str, value: Any) -> None:
     """Raise TypeError if an argument is neither a function nor None."""
     if value is not None and not callable(value):
         raise TypeError(f"`{name}` must be a function, not {value!r}.")
+
+
+def mesh(value: Any) -> Mesh | None:
+    """The argument `mesh`; TypeError if it is neither a mesh nor None."""
+    if not isinstance(value, Mesh | None):
+        raise TypeError(f"`mesh` must be a `jax.sharding.Mesh` or None, not {value!r}.")
+    return value
 
 
 def check_key(rng_key: Any, num_chains: int | None = None) -> None:

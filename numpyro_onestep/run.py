@@ -1,6 +1,7 @@
 """A finished run, seen as it was: its model, its arguments, its flows, and the evidence from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpyro.infer import MCMC
 from numpyro_onestep import options
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
+from numpyro_onestep.devices import row
 from numpyro_onestep.draws.proposal import NUM_PROPOSALS, propose, undefined_share, want_bridge
 from numpyro_onestep.draws.weights import log_mean_weight
 from numpyro_onestep.flow.density import Flow
@@ -27,7 +29,7 @@ from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.estimate import estimate, with_caveats
 from numpyro_onestep.trust.evidence import Evidence
 
-__all__ = ["Run", "evidence", "run_of"]
+__all__ = ["Run", "all_or_nothing", "evidence", "run_of"]
 
 
 class Run(NamedTuple):
@@ -48,8 +50,8 @@ class Run(NamedTuple):
     state: OneStepState
 
     def flows(self) -> list[Flow]:
-        """The independently trained flows."""
-        return flows_of(self.state, self.setup.target(self.args, self.kwargs))
+        """The independently trained flows, on the kernel's devices."""
+        return flows_of(self.state, self.setup.target(self.args, self.kwargs), row(self.kernel.mesh))
 
     def constrain(self) -> ModelFunction:
         """Constrained values and deterministic sites of the sampler's flat vector."""
@@ -87,6 +89,18 @@ def run_of(mcmc: MCMC, what: str) -> Run:
     setup.check_unchanged()
     args, kwargs = given
     return Run(kernel, setup.in_coordinates(state.members), args, kwargs, state)
+
+
+@contextmanager
+def all_or_nothing(mcmc: MCMC) -> Iterator[None]:
+    """A run that fails or is interrupted leaves `mcmc` as it was: the flow of one run, the data of the same."""
+    before = dict(mcmc.__dict__)
+    try:
+        yield
+    except BaseException:
+        mcmc.__dict__.clear()
+        mcmc.__dict__.update(before)
+        raise
 
 
 @one_blas_thread()

@@ -1,7 +1,6 @@
 """`OneStepSampler`: a `numpyro.infer.MCMC` that trains once and draws in batches, without limit."""
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,18 @@ from numpyro_onestep import options, sampling
 from numpyro_onestep import state as state_
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
-from numpyro_onestep.draws.proposal import pool
-from numpyro_onestep.flow.steps import check_num_steps
+from numpyro_onestep.devices import on_one, row
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.members.laplace import same_members
 from numpyro_onestep.model.function import ModelFunction, owned, same_leaves
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.results import checkpoint, inference_data, samples
-from numpyro_onestep.results.samples import Draws
-from numpyro_onestep.run import evidence, run_of
+from numpyro_onestep.results.stream import Draws, stream
+from numpyro_onestep.run import all_or_nothing, evidence, run_of
 from numpyro_onestep.sampling import chains_of
 from numpyro_onestep.state import OneStepState
 from numpyro_onestep.threads import one_blas_thread
+from numpyro_onestep.training.evaluation import History
 from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.evidence import Evidence
 from numpyro_onestep.warmup import warmup
@@ -92,9 +91,9 @@ class OneStepSampler(MCMC):
         self._evidence_key: Array | None = None
         self._bridges: list[Crossing] | None = None  # that the draws of the last run come from
         self.num_gradients = 0  # of the target, that the last warmup took
+        self.history: History | None = None  # the evaluations of the last training
         self.setup: ModelSetup | None = None  # what the kernel saw of the model in the last run
-        # the flow, arguments and model that were audited, and the audit
-        self._audited: tuple[Any, Hashable, Audit | None] | None = None
+        self._audited: tuple[Any, Hashable, Audit | None] | None = None  # flow and arguments, model, audit
 
     @one_blas_thread()
     def run(  # type: ignore[override]
@@ -104,6 +103,7 @@ class OneStepSampler(MCMC):
         extra_fields: tuple[str, ...] = (),
         init_params: Any = None,
         warm_start: bool = False,
+        checkpoint: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         """Train (unless `post_warmup_state` is set) and draw.
@@ -117,21 +117,26 @@ class OneStepSampler(MCMC):
                 axis, of which the first counts; needed with a potential function.
             warm_start: train on from the flow trained last, for other data of the same shape: the fewer iterations the
                 better it fits them, and none where it fits already.
+            checkpoint: file that keeps what warmup has finished so far, at least every 30 s of training; after an
+                interruption the same call goes on from there, and ends as it would have without.
             **kwargs: keyword arguments of the model.
 
         Raises:
             ValueError: if `num_warmup` is 0 or there is no flow to start from, and nothing was trained; if
-                `init_params` has the wrong leading axis; or if a warm start's flow has another dimension.
+                `init_params` has the wrong leading axis; if a warm start's flow has another dimension; or if the
+                checkpoint is damaged or of another run.
             AttributeError: if an extra field does not exist.
         """
-        with self._all_or_nothing():
+        with all_or_nothing(self):
             key_train, key_draw = self._begin(rng_key, args, kwargs, init_params, extra_fields)
             state = None if warm_start else self._warmup_state
+            if state is not None and checkpoint is not None:
+                raise ValueError("`checkpoint` keeps a training, but there is none: `post_warmup_state` is set.")
             if state is not None or any(map(samples.names_site, extra_fields)):
                 setup = self._look(key_train, init_params, state)  # the data may be others than those of the training
                 samples.check_sites(extra_fields, setup, self._constrainer())
             if state is None:
-                state = self._train(key_train, init_params, warm_start)
+                state = self._train(key_train, init_params, warm_start, checkpoint)
                 if self._warmup_state is not None:  # the next run goes on from here
                     self._warmup_state = state
             state_.check_dim(state_.trained_flows(state)[0].base, self.setup.dim)  # type: ignore[arg-type]
@@ -145,18 +150,19 @@ class OneStepSampler(MCMC):
         extra_fields: tuple[str, ...] = (),
         collect_warmup: bool = False,
         init_params: Any = None,
+        checkpoint: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
-        """Train only; `run` then draws from the trained flow without training again.
+        """Train only; `run` then draws from the trained flow without training again. Arguments are those of `run`.
 
         Raises:
-            ValueError: if `collect_warmup` is True: there are no chains during batched training.
+            ValueError: as in `run`, and if `collect_warmup` is True: there are no chains during batched training.
         """
         if collect_warmup:
             raise ValueError("OneStepSampler has no warmup draws to collect; use MCMC(OneStep(model)) for them.")
-        with self._all_or_nothing():
+        with all_or_nothing(self):
             key_train, _ = self._begin(rng_key, args, kwargs, init_params, extra_fields)
-            self._warmup_state = self._last_state = self._train(key_train, init_params)
+            self._warmup_state = self._last_state = self._train(key_train, init_params, False, checkpoint)
 
     @property
     def evidence(self) -> Evidence:
@@ -171,26 +177,33 @@ class OneStepSampler(MCMC):
             self._evidence = result = evidence(self, key, audited=known, bridges=self._bridges)
         return result
 
-    @one_blas_thread()
     def draw(self, rng_key: Array, num_draws: int, num_steps: int | None = None) -> Draws:
-        """Fresh, independent draws of the flow with their log weights: any number, any step budget.
+        """Fresh, independent draws of the flow with their log weights, as NumPy arrays: any number, any step budget.
 
         Args:
             rng_key: random key.
-            num_draws: number of draws.
+            num_draws: number of draws; memory holds them once, and little more.
             num_steps: evaluations per draw, a power of two up to 128; by default the kernel's. The weights are exact
                 for every budget, and vary less the more evaluations there are.
 
         Raises:
             ValueError: if nothing was trained, a count is out of range, or the draws do not fit into memory.
         """
-        options.check_key(rng_key)
-        num_draws = options.whole("num_draws", num_draws)
-        num_steps = self.sampler.num_steps if num_steps is None else check_num_steps(num_steps)
-        run = run_of(self, "draw()")
-        options.check_room(num_draws, 3 * run.setup.center.nbytes)
-        proposals = pool(run.flows(), rng_key, num_draws, num_steps)
-        return Draws(samples.over_points(self._constrainer(), proposals.points), proposals.log_weights)
+        return next(self.draws(rng_key, num_draws, num_draws, num_steps))
+
+    def draws(
+        self, rng_key: Array, num_draws: int, chunk: int = 100_000, num_steps: int | None = None
+    ) -> Iterator[Draws]:
+        """What `draw` returns, as an iterator over `Draws` of `chunk` each, the last one shorter: a stream.
+
+        The same draws for every `chunk`, made as they are asked for. Raises as `draw` does, at once.
+        """
+        return stream(run_of(self, "draw()"), self._constrainer, rng_key, num_draws, num_steps, chunk)
+
+    def print_summary(self, prob: float = 0.9, exclude_deterministic: bool = True) -> None:
+        """NumPyro's table, and two lines below it: the log evidence, and whether to believe the result."""
+        super().print_summary(prob, exclude_deterministic)
+        print(self.evidence.summary())
 
     def to_inference_data(self, **kwargs: Any) -> Any:
         """ArviZ `InferenceData` (0.23) or `DataTree` (1.x) with the evidence; arguments are those of `from_numpyro`."""
@@ -204,17 +217,6 @@ class OneStepSampler(MCMC):
     def load(cls, path: str | Path, sampler: OneStep, postprocess_fn: Callable | None = None) -> "OneStepSampler":
         """Read what `save` wrote; it stored no code: `sampler` is the same `OneStep(model)`, like `postprocess_fn`."""
         return checkpoint.load(cls, path, sampler, postprocess_fn)
-
-    @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """A run that fails or is interrupted leaves this as it was: the flow of one run, the data of the same."""
-        before = dict(self.__dict__)
-        try:
-            yield
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     def _begin(
         self, rng_key: Array, args: tuple, kwargs: dict, init_params: Any, extra_fields: tuple[str, ...]
@@ -239,33 +241,32 @@ class OneStepSampler(MCMC):
         self.setup = setup = setup.in_coordinates(None if state is None else state_.trained_flows(state)[0].members)
         return setup
 
-    def _train(self, rng_key: Array, init_params: Any, warm_start: bool = False) -> OneStepState:
+    def _train(self, rng_key: Array, init_params: Any, warm_start: bool, checkpoint: str | Path | None) -> OneStepState:
         """Find the base, train and audit."""
         earlier: Any = self._warmup_state if self._last_state is None else self._last_state
         before = earlier if warm_start and state_.trained_flows(earlier) else None  # without any it raises
         kernel, given = self.sampler, (self._args, self._kwargs)
         self.setup = setup = self._look(split(rng_key)[0], init_params).find_members(*given)
-        target = setup.target(*given)
         if before is not None and not same_members(before.members, setup.members):
             before = None  # its flow is one of other coordinates
         bridge = kernel.bridge if kernel.correction != "none" else "never"
         done = warmup(
             rng_key,
-            target,
-            setup.dim,
-            setup.marginal(*given),
-            setup.start,
+            setup,
+            given,
             kernel.plan(setup.dim, setup.work),
             self.num_warmup,
             init_scale=kernel.init_scale,
             num_steps=kernel.num_steps,
             coverage_audit=kernel.coverage_audit,
             progress_bar=self.progress_bar,
+            mesh=row(kernel.mesh),
             before=before,
+            checkpoint=checkpoint,
             expect=partial(sampling.expect, rng_key, bridge, self.num_chains * self.num_samples, kernel.num_steps),
         )
         keys = done.rng_key if self.num_chains == 1 else random.split(done.rng_key, self.num_chains)
-        self.num_gradients = done.num_gradients * setup.cost
+        self.num_gradients, self.history = done.num_gradients * setup.cost, done.history
         state = state_.trained_state(keys, setup, given, kernel.num_steps, done.base, done.trained)
         self._audited = self._audit_token(state), setup.identity, done.audit
         return state
@@ -284,12 +285,12 @@ class OneStepSampler(MCMC):
         """Fill the chains with corrected draws and leave a state from which `run` can go on."""
         setup: Any = self.setup
         kernel, shape = self.sampler, (self.num_chains, self.num_samples)
-        flows = state_.flows_of(state, setup.target(self._args, self._kwargs))
-        how = kernel.correction, kernel.bridge, shape, kernel.num_steps, self.thinning
+        flows = state_.flows_of(state, setup.target(self._args, self._kwargs), row(kernel.mesh))
         before = state_.acceptance(state, shape[0])
-        drawn, self._bridges = chains_of(rng_key, flows, *how, before, self.progress_bar)
+        how = kernel.correction, kernel.bridge, shape, kernel.num_steps, self.thinning, before
+        drawn, self._bridges = chains_of(rng_key, flows, *how, self.progress_bar)
         self.num_gradients += setup.cost * sum(bridge.num_gradients for bridge in self._bridges or ())
-        drawn = samples.in_model(drawn, setup.out_of_coordinates(self._args, self._kwargs))
+        drawn = samples.in_model(on_one(drawn), setup.out_of_coordinates(self._args, self._kwargs))
         fields, unravel = (*self._default_fields, *extra_fields), setup.unraveled(self._args, self._kwargs)
         self._states = samples.by_chain(drawn, fields, self._constrainer(), unravel)
         self._states_flat = None

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from numpyro.util import is_prng_key
 
 from numpyro_onestep.base import distribution as base_
@@ -13,6 +14,7 @@ from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.bridge.clouds import FIRST_ANGLE
 from numpyro_onestep.compilation import jit_once
+from numpyro_onestep.devices import on_all
 from numpyro_onestep.draws.proposal import angle_of
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.members.laplace import Members
@@ -179,6 +181,7 @@ def trained_flows(state: Any) -> list[OneStepState]:
     return [state._replace(train=flow) for flow in separate(state.train)]
 
 
-def flows_of(state: Any, target: Target) -> list[Flow]:
-    """The state's independently trained flows to `target`; ValueError if there is none."""
-    return [Flow(s.train.best, Problem(s.base, target)) for s in trained_flows(state)]  # type: ignore[union-attr,arg-type]
+def flows_of(state: Any, target: Target, mesh: Mesh | None = None) -> list[Flow]:
+    """The state's independently trained flows to `target`, on the devices of a mesh; ValueError if there is none."""
+    learnt = [on_all(mesh, (s.train.best, s.base)) for s in trained_flows(state)]  # type: ignore[union-attr]
+    return [Flow(network, Problem(base, target)) for network, base in learnt]

@@ -1,12 +1,14 @@
 """All that a run does before its draws: base, training, audit, and once more where mass is missing."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
 from numpyro_onestep.base import search
@@ -14,11 +16,14 @@ from numpyro_onestep.base.conditional_scale import influence
 from numpyro_onestep.base.distribution import Base, beside
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.compilation import fold_in, full_precision, split
+from numpyro_onestep.devices import on_all, on_one
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
-from numpyro_onestep.model.target import Target
+from numpyro_onestep.journal import open_journal
+from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState, check_dim, trained_flows
 from numpyro_onestep.training import fit as training
+from numpyro_onestep.training.evaluation import History
 from numpyro_onestep.training.fit import fit, start
 from numpyro_onestep.training.plan import Plan
 from numpyro_onestep.training.state import TrainState, separate
@@ -37,6 +42,7 @@ class Warmup(NamedTuple):
     Attributes:
         base: the base.
         trained: the training state on it.
+        history: the evaluations of that training.
         audit: the audit, where one was asked for.
         num_gradients: target gradients that all of it took, a plain evaluation counted as one.
         rng_key: a key that nothing here has used.
@@ -44,18 +50,24 @@ class Warmup(NamedTuple):
 
     base: Base
     trained: TrainState
+    history: History
     audit: Audit | None
     num_gradients: int
     rng_key: Array
 
 
+class _Found(NamedTuple):
+    """A base, and the target gradients that it took."""
+
+    base: Base
+    num_gradients: int
+
+
 @full_precision
 def warmup(
     rng_key: Array,
-    target: Target,
-    dim: int,
-    marginal: Target,
-    start_at: Array,
+    setup: ModelSetup,
+    given: tuple[tuple, dict[str, Any]],
     plan: Plan,
     num_warmup: int,
     *,
@@ -63,8 +75,10 @@ def warmup(
     num_steps: int,
     coverage_audit: bool,
     progress_bar: bool,
+    mesh: Mesh | None = None,
     before: OneStepState | None = None,
     expect: Callable[[Callable[[], Flow], float], None] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Warmup:
     """Find the base, train, audit, and train once more from a base that holds what was missed.
 
@@ -75,23 +89,23 @@ def warmup(
 
     Args:
         rng_key: random key; the first of its three parts is for the look at the model.
-        target: log γ on the flat unconstrained vector.
-        dim: its dimension D.
-        marginal: the same, or that with the last coordinates integrated out, which are standard normal to begin with.
-        start_at: a valid point of it, shape (D,) or less.
+        setup: what is known of the model, in the coordinates to train in.
+        given: its positional and keyword arguments.
         plan: how to train.
         num_warmup: training iterations.
         init_scale: spread of the starts around the center.
         num_steps: network evaluations per draw.
         coverage_audit: whether to look for mass that the flow does not reach.
         progress_bar: whether to show progress.
+        mesh: of the devices that train, in a row; None for one.
         before: the state of an earlier run, for a warm start.
         expect: is told of the flow to come, as soon as its shapes are known and again when it is trained, and of the
             share of effective draws as far as that is known, 1 at first.
+        checkpoint: file of what was finished before an interruption, and where to keep what is finished now.
 
     Raises:
-        ValueError: if `num_warmup` is 0, the density is finite at none of the starts, or `before` has another
-            dimension.
+        ValueError: if `num_warmup` is 0, the density is finite at none of the starts, `before` has another
+            dimension, or the checkpoint is damaged or of another run.
     """
     if num_warmup == 0:
         raise ValueError(
@@ -99,69 +113,99 @@ def warmup(
             "`post_warmup_state` to the `last_state` of an earlier run."
         )
     _, key_base, key_first, key_audit, key_extend, key_train, key_again, _ = split(rng_key)
-    spent: list[int] = []
+    target, dim = setup.target(*given), setup.dim
+    options = {"init_scale": init_scale, "num_steps": num_steps, "coverage_audit": coverage_audit}
+    options |= {"plan": plan, "num_warmup": num_warmup}
+    journal = open_journal(checkpoint, rng_key, setup, given, options, before)
 
     def expect_flow(base: Base) -> None:
         """Compile what comes after the search for a base of these shapes."""
         base = jax.eval_shape(lambda base: beside(base, dim - base.dim), base)
-        problem = Problem(base, target)
+        problem = Problem(on_all(mesh, base), target)
         network = training.expect(key_first, problem, plan, num_warmup)
         if coverage_audit:
-            coverage.expect(target, key_audit, base, network, num_steps)
+            coverage.expect(target, key_audit, problem.base, network, num_steps)
         if expect is not None:
             expect(lambda: Flow(network(), problem), 1.0)
 
-    with tqdm(total=1, desc="base search", disable=not progress_bar) as bar:
-        base = search.search(marginal, init_scale, key_base, start_at, spent, expect_flow)
-        base = beside(base, dim - base.dim)
-        bar.update()
+    def find() -> _Found:
+        spent: list[int] = []
+        with tqdm(total=1, desc="base search", disable=not progress_bar) as bar:
+            base = search.search(setup.marginal(*given), init_scale, key_base, setup.start, spent, expect_flow)
+            base = beside(base, dim - base.dim)
+            bar.update()
+        return _Found(base, sum(spent))
+
+    base, num_gradients = journal.stage("base", _Found, find)
+    base = on_all(mesh, base)
     networks = None
     if before is not None:
         earlier: Any = before if jnp.ndim(before.base.annealed) == 0 else trained_flows(before)[0]  # type: ignore
         check_dim(earlier.base, dim)
         networks = earlier.train.best
-        base = earlier.base if bool(base.annealed) and bool(earlier.base.annealed) else base
+        base = on_all(mesh, earlier.base) if bool(base.annealed) and bool(earlier.base.annealed) else base
 
-    def train(key: Array, base: Base, networks: StepNetwork | None = None) -> TrainState:
+    def train(name: str, key: Array, base: Base, networks: StepNetwork | None = None) -> tuple[TrainState, History]:
         problem = Problem(base, target)
+        begun, history = journal.resumed(name, start(key, problem, plan, num_warmup))
         told = expect is None
 
         def watch(trained: TrainState) -> None:
-            """Tell once how good the flow is, for what its draws will need."""
+            """Keep state and evaluation, and tell once how good the flow is, for what its draws will need."""
             nonlocal told
+            history.add(trained)
+            journal.keep(name, trained, history)
             state = separate(trained)[0]
             if not told and (bool(state.done) or int(state.iteration) >= _EARLY * num_warmup):
                 told = True
                 expect(lambda: Flow(state.best, problem), float(state.ess_fraction))  # type: ignore[misc]
 
-        trained = fit(start(key, problem, plan, num_warmup), problem, plan, progress_bar, networks, watch)
-        spent.append(int(np.sum(np.asarray(trained.num_gradients))))
-        return trained
+        trained = fit(begun, problem, plan, progress_bar, None if journal.has(name) else networks, watch)
+        if trained is not begun or not journal.has(name):
+            history.add(trained)
+            journal.keep(name, trained, history, finished=True)
+        return trained, history
 
-    def look(key: Array, base: Base, trained: TrainState) -> Audit:
+    def look(name: str, key: Array, base: Base, trained: TrainState) -> Audit:
         """The audit, its time shown beside that of the training."""
-        each = separate(trained)
-        flows = [Flow(one.best, Problem(base, target)) for one in each]
-        with tqdm(total=1, desc="coverage audit", disable=not progress_bar) as bar:
-            found = audit(key, flows, num_steps, init_scale, [float(one.best_log_z) for one in each])
-            bar.update()
-        spent.append(found.num_gradients)
-        return found
 
-    trained = train(key_first, base, networks)
+        def audited() -> Audit:
+            each = separate(trained)
+            flows = [Flow(one.best, Problem(base, target)) for one in each]
+            with tqdm(total=1, desc="coverage audit", disable=not progress_bar) as bar:
+                found = audit(key, flows, num_steps, init_scale, [float(one.best_log_z) for one in each])
+                bar.update()
+            return found
+
+        return journal.stage(name, Audit, audited, np.asarray)
+
+    trained, history = train("training", key_first, base, networks)
+    num_gradients += _num_gradients(trained)
     key_left = fold_in(rng_key, 7)
     if not coverage_audit:
-        return Warmup(base, trained, None, sum(spent), key_left)
-    found = look(key_audit, base, trained)
+        return Warmup(on_one(base), on_one(trained), history, None, num_gradients, key_left)
+    found = look("audit", key_audit, base, trained)
+    num_gradients += found.num_gradients
     if (
         len(found.missing)
         and not bool(base.annealed)
         and not np.any(influence(jax.tree.map(np.asarray, base.whitening)) > 0)
     ):
-        regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
-        wider = search.extend(target, key_extend, base, regions, spent)
-        again = train(key_train, wider)
-        found_again = look(key_again, wider, again)
+
+        def extend() -> _Found:
+            spent: list[int] = []
+            regions = jax.tree.map(lambda leaf: leaf[found.missing], found.regions)
+            return _Found(search.extend(target, key_extend, on_one(base), regions, spent), sum(spent))
+
+        wider, cost = journal.stage("wider base", _Found, extend)
+        wider = on_all(mesh, wider)
+        again, history_again = train("training again", key_train, wider)
+        found_again = look("audit again", key_again, wider, again)
+        num_gradients += cost + _num_gradients(again) + found_again.num_gradients
         if found_again.share < 0.5 * found.share and not len(found_again.doubtful):
-            base, trained, found = wider, again, found_again
-    return Warmup(base, trained, found, sum(spent), key_left)
+            base, trained, history, found = wider, again, history_again, found_again
+    return Warmup(on_one(base), on_one(trained), history, found, num_gradients, key_left)
+
+
+def _num_gradients(trained: TrainState) -> int:
+    return int(np.sum(np.asarray(trained.num_gradients)))

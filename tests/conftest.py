@@ -7,6 +7,7 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA logs every program it reads back from the cache
 
 import jax
+import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
@@ -37,6 +38,8 @@ def pytest_configure(config):
     if config.option.markexpr == "not slow":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # in the processes that tests start
         jax.config.update("jax_disable_most_optimizations", True)
+        if _OWN and getattr(config.option, "numprocesses", None):
+            import arviz  # noqa: F401 - writes a file on its first import of a day, which two workers must not do at once
         if _OWN:  # read when the first program is compiled, and by the workers
             flags = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
             start = [sys.executable, "-c", "import jax; jax.devices()"]
@@ -57,6 +60,29 @@ def pytest_collection_modifyitems(items):
 def getkey():
     keys = iter(jax.random.split(jax.random.key(20251205), 1000))
     return lambda: next(keys)
+
+
+@pytest.fixture(params=["default", "dark_background"])
+def ink(request):
+    """The colour of the text in a light and a dark style of matplotlib, without a display."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("Agg")
+    with plt.style.context(request.param):
+        yield plt.rcParams["text.color"]
+        plt.close("all")
+
+
+@pytest.fixture
+def finished():
+    """A function that draws the figure of some axes as it would be saved, and returns the first of them."""
+
+    def draw(axes):
+        first = np.ravel(axes)[0]
+        first.figure.canvas.draw()
+        return first
+
+    return draw
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -134,7 +134,7 @@ def test_the_barrier_counts_where_a_free_sign_can_fold(monkeypatch):
     network = StepNetwork(3, num_blocks=1, width=8, rng_key=jax.random.key(0))
     with ablation.changed(variant):
         assert barrier(network, network, problem, jax.random.key(1), jnp.ones(())) == 0
-        network.ridge[...] = jnp.full((1, 8), -3.0)
+        network = StepNetwork.from_arrays(network.arrays() | {"ridge": jnp.full((1, 8), -3.0)})
         assert barrier(network, network, problem, jax.random.key(1), jnp.ones(())) > 1
 
 

@@ -41,6 +41,7 @@ def enumerated():
     numpyro.sample("y", dist.Normal(mu + 3 * k, 1), obs=2.0)
 
 
+@pytest.mark.slow
 def test_chains_train_their_own_flow_and_are_replicates():
     mcmc = run(OneStep(enumerated, **TINY), num_chains=2, num_samples=400, chain_method=jax.vmap)
     # marginally y ~ .7 N(0, √2) + .3 N(3, √2), and mu is then a mixture of N(1, √.5) and N(−.5, √.5)
@@ -142,7 +143,8 @@ def test_errors_name_the_cause():
         evidence(MCMC(numpyro.infer.NUTS(skewed), num_warmup=1, num_samples=1), random.key(0))
 
 
-@pytest.mark.parametrize("num_chains", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_chains", [1, 3])
 def test_local_moves_mix_where_proposals_are_refused(num_chains):
     start = jnp.zeros(4) if num_chains == 1 else jnp.zeros((num_chains, 4))
 

@@ -19,6 +19,7 @@ from numpyro_onestep.trust import coverage
 DIM = LARGE_DIM + 4
 
 
+@pytest.mark.slow
 def test_search_and_audit_take_no_hessians(getkey, monkeypatch):
     def refuse(self, x):
         raise AssertionError("a Hessian was asked for")
@@ -68,4 +69,4 @@ def test_blocks_are_wide_in_few_dimensions_and_narrow_in_many():
         target = kernel.look(random.key(0), zero, (), {}).target((), {})
         base = base_.whiten(base_.Mixture(jnp.zeros(1), zero[None], jnp.eye(dim)[None]))
         trained = start(random.key(0), Problem(base, target), kernel.plan(dim), 1)
-        assert trained.network.directions[...].shape == (3, width, dim)
+        assert trained.network.arrays()["directions"].shape == (3, width, dim)

@@ -96,6 +96,7 @@ def products(monkeypatch):
 FULL = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
 
 
+@pytest.mark.slow
 def test_no_tracer_leaks_and_all_matrix_products_are_of_full_precision(products):
     kernel = OneStep(regression, **OPTIONS)
     sampler = OneStepSampler(kernel, **{**COUNTS, "num_warmup": 2})

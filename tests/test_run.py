@@ -89,6 +89,8 @@ def test_draws_of_an_earlier_run_are_not_kept_beside_a_new_flow():
     # an assertion in NumPyro 0.22
     with pytest.raises((AssertionError, ValueError), match="`run` must be called"):
         sampler.get_samples()
+    with pytest.raises((AssertionError, ValueError), match="`run` must be called"):
+        sampler.print_summary()
 
 
 @pytest.mark.parametrize("name", ["z.typo", "~z.typo", "i.x", "typo"])

@@ -42,7 +42,11 @@ def test_is_an_mcmc_with_its_accessors(fitted, capsys):
     assert set(fields) == {"diverging", "potential_energy", "accept_prob", "z.beta"}
     assert np.allclose(fields["z.beta"], fitted.get_samples()["beta"])
     fitted.print_summary()
-    assert "beta[2]" in capsys.readouterr().out
+    table, estimate, verdict, _ = capsys.readouterr().out.rsplit("\n", 3)
+    assert "beta[2]" in table
+    assert "Number of divergences: 0" in table
+    assert f"{estimate}\n{verdict}" == fitted.evidence.summary()
+    assert verdict == "reliable: yes"
 
 
 def test_moments(fitted):
@@ -95,10 +99,22 @@ def test_draw(fitted):
     assert draws.log_weights.shape == (2500,)
     log_z = jax.scipy.special.logsumexp(draws.log_weights) - np.log(2500)
     assert abs(log_z - regression_log_z()) < 0.05
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(draws))
     with pytest.raises(ValueError, match="power of two"):
         fitted.draw(random.key(1), 10, num_steps=3)
     with pytest.raises(ValueError, match="num_draws"):
         fitted.draw(random.key(1), 0)
+
+
+@pytest.mark.parametrize("chunk", [700, 2048, 9999])
+def test_a_stream_is_what_is_drawn_at_once(fitted, chunk):
+    whole = fitted.draw(random.key(1), 5000)
+    parts = list(fitted.draws(random.key(1), 5000, chunk))
+    assert [len(part.log_weights) for part in parts] == [*[chunk] * (5000 // chunk), 5000 % chunk]
+    np.testing.assert_array_equal(np.concatenate([part.samples["beta"] for part in parts]), whole.samples["beta"])
+    np.testing.assert_array_equal(np.concatenate([part.log_weights for part in parts]), whole.log_weights)
+    with pytest.raises(ValueError, match="`chunk` must be at least 1, not 0"):
+        fitted.draws(random.key(1), 10, 0)
 
 
 def test_same_key_same_result_and_one_chain():
@@ -151,7 +167,7 @@ def test_a_doubtful_result_says_so():
     assert any("1 evaluation a draw would give" in w for w in bridged.warnings)
 
 
-def test_improper_prior_has_draws_but_no_evidence():
+def test_improper_prior_has_draws_but_no_evidence(capsys):
     def model():
         mu = numpyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
         numpyro.sample("y", dist.Normal(mu, 1), obs=jnp.array([1.0, 2.0, 3.0]))
@@ -163,6 +179,10 @@ def test_improper_prior_has_draws_but_no_evidence():
     assert not sampler.evidence.reliable
     assert "improper prior" in sampler.evidence.warnings[0]
     assert "'mu'" in sampler.evidence.warnings[0]
+    sampler.print_summary()
+    *_, estimate, verdict = capsys.readouterr().out.splitlines()
+    assert estimate.startswith("log evidence: undefined, ESS ")
+    assert verdict.startswith("reliable: no, but the draws are. The evidence is undefined: ")
 
 
 def test_save_and_load(fitted, tmp_path):

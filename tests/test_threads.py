@@ -93,6 +93,7 @@ def schools(error, effect):
     numpyro.sample("y", dist.Normal(theta, error).to_event(1), obs=effect)
 
 
+@pytest.mark.slow
 def test_a_run_compiles_the_same_programs_ahead_and_draws_the_same(compiled, monkeypatch):
     def run():
         jax.clear_caches()

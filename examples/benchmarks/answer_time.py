@@ -11,7 +11,8 @@ processes run one after the other, so that a ratio compares what the same machin
 
 Columns: dimension; seconds of NUTS and of OneStep, cold; their ratio; the same warm; millions of target gradients of a
 cold run of OneStep; programs that it compiled; share of effective draws, one evaluation each; log Z minus the truth
-where it is known; `reliable`. Medians over the repeats.
+where it is known; `reliable`. Medians over the repeats. At the end from and to which the cold run may take, as
+`OneStep.check` foretells in a third process.
 """
 
 import time
@@ -85,11 +86,20 @@ def default_run(model: Any, args: tuple, seed: int, **options: Any) -> tuple[Any
     }
 
 
+def foretold(model: Any, args: tuple) -> tuple[float, float]:
+    """The seconds that `check` foretells."""
+    from numpyro_onestep import OneStep
+
+    return OneStep(model).check(*args).seconds
+
+
 def measure(name: str, method: str) -> dict[str, Any]:
     """One process's cold and warm run; printed as JSON for the process that started it."""
     compiled = count_programs()
     from answer_targets import TARGETS
 
+    if method == "check":
+        return {"seconds": foretold(*TARGETS[name](0))}
     run = {"nuts": run_nuts, "ours": run_ours}[method]
     target, begin, result = TARGETS[name], START, {}
     for warmth in ("cold", "warm"):
@@ -116,6 +126,7 @@ def row_of(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
             row[method + end] = middle(method, warmth, "seconds")
         row["ratio" + end] = median(r["ours"][warmth]["seconds"] / r["nuts"][warmth]["seconds"] for r in runs)
     row |= {key: middle("ours", "cold", key) for key in ("gradients", "programs", "ess")}
+    row["foretold"] = runs[0]["check"]["seconds"]
     row["log_z_error"] = row["log_z"] - LOG_Z[name] if name in LOG_Z else float("nan")
     return row
 
@@ -136,7 +147,7 @@ def main() -> None:
     parser.add_argument("targets", nargs="*", help=f"any of {', '.join(TARGETS)}; all by default")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="append one JSON line a run to this file; skip what it already holds")
-    parser.add_argument("--one", choices=["nuts", "ours"], help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=["nuts", "ours", "check"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(options.targets[0], options.one)))
@@ -144,12 +155,14 @@ def main() -> None:
     import rows as rows_
 
     known = rows_.read(options.json)
-    print(f"{'target':24}" + "".join(f"{c:>11}" for c in COLUMNS) + f"{'log_z_error':>13}  reliable", flush=True)
+    print(
+        f"{'target':24}" + "".join(f"{c:>11}" for c in COLUMNS) + f"{'log_z_error':>13}  reliable  foretold", flush=True
+    )
     for name in options.targets or TARGETS:
         runs = [run for run in known if run["target"] == name]
         while len(runs) < options.repeats:
             run: dict[str, Any] = {"target": name}
-            for method in ("nuts", "ours"):
+            for method in ("nuts", "ours", "check"):
                 command = [sys.executable, __file__, name, "--one", method]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 run[method] = json.loads(done.stdout.splitlines()[-1])
@@ -159,7 +172,8 @@ def main() -> None:
         print(
             f"{name:24}"
             + "".join(f"{row[c]:11.3g}" for c in COLUMNS)
-            + f"{row['log_z_error']:13.4f}  {row['reliable']}",
+            + f"{row['log_z_error']:13.4f}  {row['reliable']!s:8}"
+            + "  {:.0f} to {:.0f} s".format(*row["foretold"]),
             flush=True,
         )
 

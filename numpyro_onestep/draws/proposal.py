@@ -1,6 +1,6 @@
 """Fresh draws of trained flows with their importance weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ __all__ = [
     "pool",
     "propose",
     "propose_once",
+    "stream",
     "undefined_share",
     "want_bridge",
 ]
@@ -83,10 +84,10 @@ def propose(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, check
     folded where a Jacobian is not positive definite or the way back misses it by more than 1e-3 (in units of the base).
     """
     num_chunks, size = _chunks(num_draws)
-    drawn = _propose(trained, rng_key, num_chunks, size, num_steps, angle_of(trained, num_steps))
+    drawn = _propose(trained, rng_key, 0, num_chunks, size, num_steps, angle_of(trained, num_steps))
     if check_folds:
         own = steps.own_steps(trained.network, num_steps)
-        drawn = drawn._replace(folded=folds.folded(trained, rng_key, num_chunks, size, own))
+        drawn = drawn._replace(folded=folds.folded(trained, rng_key, size, own))
     return drawn if num_chunks * size == num_draws else first(drawn, num_draws)
 
 
@@ -96,11 +97,11 @@ def expect(trained: Callable[[], Flow], rng_key: Array, num_draws: int, num_step
     def proposing() -> tuple:
         flow = trained()
         angle = jax.ShapeDtypeStruct((), flow.problem.base.whitening.shift.dtype)
-        return flow, rng_key, *_chunks(num_draws), num_steps, angle
+        return flow, rng_key, 0, *_chunks(num_draws), num_steps, angle
 
     def folding() -> tuple:
         flow = trained()
-        return flow, rng_key, *_chunks(NUM_PROPOSALS), steps.own_steps(flow.network, num_steps)
+        return flow, rng_key, _chunks(NUM_PROPOSALS)[1], steps.own_steps(flow.network, num_steps)
 
     compile_ahead(_propose, proposing)
     compile_ahead(folds.folded, folding)
@@ -113,9 +114,12 @@ def _chunks(num_draws: int) -> tuple[int, int]:
 
 
 @partial(jit, static_argnames=("num_chunks", "size", "num_steps"))
-def _propose(trained: Flow, rng_key: Array, num_chunks: int, size: int, num_steps: int, angle: Array) -> Proposals:
-    chunk = lambda key: propose_once(trained, key, size, num_steps, angle)  # noqa: E731
-    chunks = lax.map(chunk, random.split(rng_key, num_chunks))
+def _propose(
+    trained: Flow, rng_key: Array, first_chunk: int, num_chunks: int, size: int, num_steps: int, angle: Array
+) -> Proposals:
+    """Chunks from `first_chunk` on; the draws of each are those of its own fold of the key, whatever comes before."""
+    chunk = lambda i: propose_once(trained, random.fold_in(rng_key, i), size, num_steps, angle)  # noqa: E731
+    chunks = lax.map(chunk, first_chunk + jnp.arange(num_chunks))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), chunks)
 
 
@@ -166,8 +170,27 @@ def first(proposals: Proposals, num_draws: int) -> Proposals:
 
 def pool(flows: Sequence[Flow], rng_key: Array, num_draws: int, num_steps: int) -> Proposals:
     """As many draws of each flow, in turn; every one has the weight of its own flow, so together they are exact too."""
-    if len(flows) == 1:
-        return propose(flows[0], split(rng_key)[0], num_draws, num_steps)
     share = -(-num_draws // len(flows))
-    parts = [propose(f, k, share, num_steps) for f, k in zip(flows, random.split(rng_key, len(flows)), strict=True)]
+    parts = [propose(f, k, share, num_steps) for f, k in zip(flows, _keys(flows, rng_key), strict=True)]
+    return _in_turn(parts, num_draws)
+
+
+def stream(flows: Sequence[Flow], rng_key: Array, num_draws: int, num_steps: int, at_once: int) -> Iterator[Proposals]:
+    """The draws of `pool`, about `at_once` of them at a time; a few more than `num_draws` in all."""
+    keys, angles = _keys(flows, rng_key), [angle_of(flow, num_steps) for flow in flows]
+    num_chunks, size = _chunks(-(-num_draws // len(flows)))
+    num_parts = -(-num_chunks // max(1, at_once // (size * len(flows))))
+    num_each = -(-num_chunks // num_parts)  # all parts of one length, which are one program
+    for i in range(0, num_parts * num_each, num_each):
+        parts = [_propose(f, k, i, num_each, size, num_steps, a) for f, k, a in zip(flows, keys, angles, strict=True)]
+        yield _in_turn(parts, num_each * size * len(flows))
+
+
+def _keys(flows: Sequence[Flow], rng_key: Array) -> Sequence[Array] | Array:
+    return split(rng_key)[:1] if len(flows) == 1 else random.split(rng_key, len(flows))
+
+
+def _in_turn(parts: Sequence[Proposals], num_draws: int) -> Proposals:
+    if len(parts) == 1:
+        return parts[0]
     return jax.tree.map(lambda *ls: jnp.stack(ls, axis=1).reshape(-1, *ls[0].shape[1:])[:num_draws], *parts)

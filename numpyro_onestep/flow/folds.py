@@ -14,8 +14,8 @@ from numpyro_onestep.flow.density import Flow
 __all__ = ["folded"]
 
 
-@partial(jit, static_argnames=("num_chunks", "size", "num_steps"))
-def folded(trained: Flow, rng_key: Array, num_chunks: int, size: int, num_steps: int) -> Array:
+@partial(jit, static_argnames=("size", "num_steps"))
+def folded(trained: Flow, rng_key: Array, size: int, num_steps: int) -> Array:
     """Which draws of the first of the chunks of `propose` with the same key fold, shape (size,).
 
     Where a Jacobian is not positive definite, or the way back misses the base draw by more than 1e-3 in its units.
@@ -28,4 +28,4 @@ def folded(trained: Flow, rng_key: Array, num_chunks: int, size: int, num_steps:
         allowed = 1e-3 * jnp.maximum(1.0, 0.1 * jnp.max(jnp.abs(x0)))
         return jnp.isnan(log_det) | ~(jnp.max(jnp.abs(steps.inverse(blocks, y) - x0)) < allowed)
 
-    return jax.vmap(one)(base_.sample(trained.problem.base, random.split(rng_key, num_chunks)[0], size))
+    return jax.vmap(one)(base_.sample(trained.problem.base, random.fold_in(rng_key, 0), size))

@@ -1,11 +1,11 @@
 """The step-conditioned network: (t, d) → parameters of the injective blocks of one step."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
-from jax import Array
+from jax import Array, random
 from jax.nn import softplus
 
 from numpyro_onestep.flow.block import BlockParams
@@ -25,7 +25,8 @@ def _inverse_softplus(y: float) -> float:
     return math.log(math.expm1(y)) if y < 30 else y
 
 
-class StepNetwork(nnx.Module):
+@jax.tree_util.register_pytree_with_keys_class
+class StepNetwork:
     """A step of length d at time t, as a composition of `num_blocks` injective blocks.
 
     The one-step map (t = d = 1) has its own full set of parameters. Its blocks act one after the other, each in its own
@@ -46,7 +47,7 @@ class StepNetwork(nnx.Module):
     def __init__(
         self, dim: int, *, num_blocks: int, width: int, rng_key: Array, num_levels: int = 0, identity: bool = False
     ):
-        rngs = nnx.Rngs(rng_key)
+        keys = [random.fold_in(rng_key, i) for i in range(3)]
         per_dim, per_bump = (num_blocks, dim), (num_blocks, dim, _NUM_BUMPS)
         tiny = _inverse_softplus(1e-12)
         # fewer ridges than dimensions cannot make up for a slope that is missing everywhere
@@ -54,25 +55,36 @@ class StepNetwork(nnx.Module):
         ridge = tiny if identity else _inverse_softplus(_FEW_RIDGES if few else _RIDGE_SLOPE * dim / (0.5 * width))
         slope = _LINEAR_SLOPE + _RIDGE_SLOPE if few else _LINEAR_SLOPE
         bump = tiny if identity else _inverse_softplus(_BUMP_HEIGHT)
-        self.directions = nnx.Param(rngs.normal((num_blocks, width, dim)) / math.sqrt(dim))
+        directions = random.normal(keys[0], (num_blocks, width, dim)) / math.sqrt(dim)
         centers = jnp.broadcast_to(jnp.linspace(-3.0, 3.0, _NUM_BUMPS), per_bump)
         groups = {
             "log_scale": jnp.full(per_dim, 0.0 if identity else math.log(slope)),
             "shift": jnp.zeros(per_dim),
-            "offsets": rngs.normal((num_blocks, width)),
+            "offsets": random.normal(keys[1], (num_blocks, width)),
             "ridge": jnp.full((num_blocks, width), ridge),
             "bump": jnp.full(per_bump, bump),
             "log_sharpness": jnp.zeros(per_bump),
-            "centers": centers + 0.1 * rngs.normal(per_bump),
+            "centers": centers + 0.1 * random.normal(keys[2], per_bump),
         }
-        for name, value in groups.items():
-            setattr(self, name, nnx.Param(value))
-            corrections = jnp.zeros((num_levels, _NUM_WAVES, *value.shape))
-            setattr(self, f"{name}_corrections", nnx.Param(corrections))
+        corrections = {
+            f"{name}_corrections": jnp.zeros((num_levels, _NUM_WAVES, *value.shape)) for name, value in groups.items()
+        }
+        self._arrays = {"directions": directions, **groups, **corrections}
+
+    def tree_flatten_with_keys(self) -> tuple[Any, None]:
+        """As one dict of arrays."""
+        return ((jax.tree_util.GetAttrKey("arrays"), self._arrays),), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: Any) -> "StepNetwork":
+        """The inverse."""
+        network = object.__new__(cls)
+        (network._arrays,) = children
+        return network
 
     def _corrections(self, name: str, t: Array, d: Array) -> Array:
         """The corrections of a group of parameters in the step of length `d` at time `t`; zero at d = 1."""
-        corrections: Array = getattr(self, f"{name}_corrections")[...]
+        corrections: Array = self._arrays[f"{name}_corrections"]
         level = jnp.round(-jnp.log2(d)).astype(int)
         waves = jnp.cos(jnp.pi * jnp.arange(_NUM_WAVES) * (t - d / 2))
         own = jax.nn.one_hot(level - 1, len(corrections))[:, None] * waves  # all zero at level 0
@@ -80,7 +92,7 @@ class StepNetwork(nnx.Module):
 
     def _active(self, t: Array, d: Array) -> Array:
         """Which blocks act within (t − d, t], shape (num_blocks, 1): block i does at time 1 − (i + ½)/num_blocks."""
-        num_blocks = self.directions[...].shape[0]
+        num_blocks = len(self._arrays["directions"])
         times = 1 - (jnp.arange(num_blocks) + 0.5) / num_blocks
         return ((times > t - d) & (times <= t))[:, None]
 
@@ -90,7 +102,7 @@ class StepNetwork(nnx.Module):
         resting = _RESTING + jnp.log(d)  # in all steps together no more than in one
 
         def at(name: str, resting: float | Array | None = None, rate: float | Array = 1.0) -> Array:
-            value: Array = getattr(self, name)[...]
+            value = self._arrays[name]
             if resting is not None:
                 value = jnp.where(active.reshape(-1, *[1] * (value.ndim - 1)), value, resting)
             return value + rate * self._corrections(name, t, d)
@@ -98,7 +110,7 @@ class StepNetwork(nnx.Module):
         return BlockParams(
             scale=jnp.exp(at("log_scale", 0.0, d)),
             shift=at("shift", 0.0, d),
-            directions=self.directions[...],
+            directions=self._arrays["directions"],
             offsets=at("offsets"),
             ridge=softplus(at("ridge", resting)),
             bump=softplus(at("bump", resting)),
@@ -109,7 +121,7 @@ class StepNetwork(nnx.Module):
     @property
     def num_levels(self) -> int:
         """How many of the budgets 2, 4, 8, … have corrections of their own."""
-        return len(self.shift_corrections[...])  # type: ignore[attr-defined]
+        return len(self._arrays["shift_corrections"])
 
     def only_corrections(self) -> "StepNetwork":
         """The same tree with ones at the corrections and zeros elsewhere: what refining a finer budget may move."""
@@ -119,14 +131,9 @@ class StepNetwork(nnx.Module):
 
     def arrays(self) -> dict[str, Array]:
         """All parameters by name."""
-        return {name: param[...] for name, param in vars(self).items() if isinstance(param, nnx.Param)}
+        return dict(self._arrays)
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> "StepNetwork":
         """The network whose `arrays` these are."""
-        num_blocks, width, dim = arrays["directions"].shape
-        num_levels = len(arrays["shift_corrections"])
-        network = cls(dim, num_blocks=num_blocks, width=width, rng_key=jax.random.key(0), num_levels=num_levels)
-        for name, value in arrays.items():
-            setattr(network, name, nnx.Param(jnp.asarray(value)))
-        return network
+        return cls.tree_unflatten(None, ({name: jnp.asarray(value) for name, value in arrays.items()},))

@@ -12,9 +12,9 @@ from numpyro.infer import MCMC
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.results.inference_data import evidence_in, observed_in
 from numpyro_onestep.run import evidence, run_of
-from numpyro_onestep.trust.evidence import Evidence
+from numpyro_onestep.trust.evidence import Evidence, with_digits, with_error
 
-__all__ = ["compare"]
+__all__ = ["compare", "evidence_of"]
 
 _WIDTH = 80  # of a terminal: pandas would leave out the columns that matter, and write "…" for them
 
@@ -48,7 +48,7 @@ def compare(models: Mapping[str, Any], prior: Mapping[str, float] | None = None)
     if set(prior) != set(models) or not all(np.isfinite(p) and p > 0 for p in prior.values()):
         raise ValueError(f"`prior` needs one positive number for each of {', '.join(models)}, not {prior}.")
     notes = _check_same_data(models)
-    results = {name: _evidence_of(name, model) for name, model in models.items()}
+    results = {name: evidence_of(name, model) for name, model in models.items()}
     table = pd.DataFrame.from_dict(
         {name: {"log_z": e.log_z, "std_error": e.std_error} for name, e in results.items()}, orient="index"
     ).sort_values("log_z", ascending=False, na_position="last")
@@ -94,8 +94,8 @@ def _text(table: Any) -> str:
     head = ("log_z ± se", "log10_bayes_factor", "probability", "reliable")
     rows = [
         (
-            _with_error(row["log_z"], row["std_error"]),
-            _number(row["log10_bayes_factor"], 2),
+            with_error(row["log_z"], row["std_error"]),
+            with_digits(row["log10_bayes_factor"], 2),
             f"{row['probability']:.4f}",
         )
         for _, row in table.iterrows()
@@ -115,17 +115,6 @@ def _text(table: Any) -> str:
 
 def _cells(values: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [f"  {value:>{width}}" for value, width in zip(values, widths, strict=True)]
-
-
-def _with_error(value: float, error: float) -> str:
-    """The value with as many digits as its error lets count, that with two, between 1 and 6 of them."""
-    known = np.isfinite(error) and error > 0
-    digits = int(np.clip(1 - np.floor(np.log10(error)), 1, 6)) if known else 4
-    return f"{_number(value, digits)} ± {_number(error, digits)}"
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _is_run(model: Any) -> bool:
@@ -177,7 +166,8 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return np.allclose(a, b, rtol=1e-6, atol=1e-12 * np.nanmax(np.abs(a), initial=0.0), equal_nan=True)
 
 
-def _evidence_of(name: str, model: Any) -> Evidence:
+def evidence_of(name: str, model: Any) -> Evidence:
+    """The evidence of a run, of ArviZ data, or given as it is; TypeError, with the `name`, for anything else."""
     if isinstance(model, Evidence):
         return model
     if _is_run(model):  # a `OneStepSampler` keeps its evidence

@@ -1,37 +1,31 @@
 """The draws of a run as NumPyro's `MCMC` keeps them: constrained, by chain, with the extra fields asked for."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from numpyro_onestep.compilation import jit
+from numpyro_onestep.devices import shard
 from numpyro_onestep.draws.chains import Chains
 from numpyro_onestep.model.function import ModelFunction
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.state import OneStepState
 
-__all__ = ["Draws", "by_chain", "check_fields", "check_sites", "in_model", "names_site", "one_point", "over_points"]
+__all__ = [
+    "by_chain",
+    "check_fields",
+    "check_sites",
+    "in_model",
+    "names_site",
+    "one_point",
+    "over_points",
+]
 
-_NOT_COLLECTED = (
-    "base",
-    "train",
-    "rng_key",
-    "x",
-    "flow",
-    "log_angle",
-    "ladder_angle",
-    "members",
-)  # fields of the state
-
-
-class Draws(NamedTuple):
-    """Fresh draws: constrained samples with a leading axis of draws, and their log weights (nats, unnormalised)."""
-
-    samples: Any
-    log_weights: Array
+# fields of the state
+_NOT_COLLECTED = ("base", "train", "rng_key", "x", "flow", "log_angle", "ladder_angle", "members")
 
 
 def names_site(field: str) -> str:
@@ -88,7 +82,7 @@ def _is_scalar(function: Callable, point: Any) -> bool:
 @jit
 def over_points(function: ModelFunction, points: Array) -> Any:
     """A function of one flat unconstrained point at points of shape (..., D); the results have the leading axes."""
-    flat = jax.vmap(function)(points.reshape(-1, points.shape[-1]))
+    flat = jax.vmap(function)(shard(points.reshape(-1, points.shape[-1])))
     return jax.tree.map(lambda leaf: leaf.reshape(*points.shape[:-1], *leaf.shape[1:]), flat)
 
 

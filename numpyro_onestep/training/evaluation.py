@@ -1,6 +1,8 @@
 """How good a network is: its weights on held-out draws, the best network so far, and whether training may stop."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from numpyro_onestep.flow.density import log_weights
 from numpyro_onestep.training.plan import FIRST_ROUND, Plan, Stage
 from numpyro_onestep.training.state import TrainState
 
-__all__ = ["SEEN", "STOPS", "describe", "evaluate", "judge"]
+__all__ = ["SEEN", "STOPS", "Evaluation", "History", "describe", "evaluate", "judge", "stops_of"]
 
 SEEN = ("elbo", "ess_fraction", "fold_fraction")  # of the last evaluation
 GOES_ON, CONSTANT, ENOUGH, NO_GAIN = range(4)
@@ -89,10 +91,54 @@ def judge(
     )
 
 
+class Evaluation(NamedTuple):
+    """One evaluation on held-out draws, as the host saw it.
+
+    Attributes:
+        iteration: iterations done by then.
+        seconds: since the training began, compilation included.
+        elbo: DF-ELBO of each flow, nats, shape (flows,).
+        ess_fraction: effective sample size of each flow as a share of the draws, shape (flows,).
+    """
+
+    iteration: int
+    seconds: float
+    elbo: np.ndarray
+    ess_fraction: np.ndarray
+
+
+class History:
+    """The evaluations of one training, from that of the base itself on; made when the training begins or goes on."""
+
+    def __init__(self, evaluations: Sequence[Evaluation] = ()):
+        self.evaluations = list(evaluations)
+        self._begin = time.perf_counter() - (evaluations[-1].seconds if evaluations else 0.0)
+
+    def add(self, trained: TrainState) -> None:
+        """Keep what `trained` was found to be, unless it has not been evaluated since."""
+        seen = [np.array(getattr(trained, name), ndmin=1) for name in SEEN[:2]]
+        if self.evaluations and all(map(_same, self.evaluations[-1][2:], seen)):
+            return
+        iteration = int(np.max(np.asarray(trained.iteration)))
+        self.evaluations.append(Evaluation(iteration, time.perf_counter() - self._begin, *seen))
+
+    def is_of(self, trained: TrainState) -> bool:
+        """Whether this is the training that ended as `trained`."""
+        return _same(self.evaluations[-1].elbo, np.array(trained.elbo, ndmin=1))
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return np.array_equal(a, b, equal_nan=True)
+
+
+def stops_of(trained: TrainState) -> list[str]:
+    """Why training has ended, in words: one reason, or those of several flows."""
+    return sorted({STOPS[int(stop)] for stop in np.ravel(trained.stop)})
+
+
 def describe(trained: TrainState) -> str:
     """The last evaluation, the mean over replicates, and why training has ended, in a line for a progress bar."""
     seen = map(np.asarray, (trained.elbo, trained.ess_fraction, trained.fold_fraction))
     elbo, ess, folds = (float(np.mean(x)) for x in seen)
-    done, stops = np.asarray(trained.done), np.ravel(trained.stop)
-    reasons = sorted({STOPS[int(stop)] for stop in stops}) if np.all(done) else []
+    reasons = stops_of(trained) if np.all(np.asarray(trained.done)) else []
     return f"elbo={elbo:.3f} ess={100 * ess:.0f}% folds={folds:.3f}" + "".join(f" ({reason})" for reason in reasons)

@@ -3,6 +3,8 @@
 Several have a leading axis of flows in `TrainState`.
 """
 
+import itertools
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -18,12 +20,13 @@ from numpyro_onestep.compilation import compile_ahead, jit, jit_once, shapes_of
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.training import loop
 from numpyro_onestep.training.evaluation import describe
-from numpyro_onestep.training.plan import Plan
+from numpyro_onestep.training.plan import FIRST_ROUND, Plan
 from numpyro_onestep.training.state import TrainState
 
 __all__ = ["advance", "expect", "fit", "resume", "start"]
 
 _NUM_BLOCKS = 20  # progress updates of one training; the host reads the state only between them
+_LONGEST_BLOCK = 15.0  # seconds, from which the next one has half as many iterations
 
 
 def start(rng_key: Array, problem: Problem, plan: Plan, num_iterations: int) -> TrainState:
@@ -62,13 +65,17 @@ def fit(
         _check_same_shapes(before, trained.best)
         trained = resume(trained, before, problem, plan)
     num_iterations = int(np.ravel(trained.num_iterations)[0])
+    block = _block(num_iterations)
     with tqdm(total=num_iterations, desc="training", disable=not progress_bar) as bar:
         while not np.all(np.asarray(trained.done) | (np.asarray(trained.iteration) >= num_iterations)):
-            trained = advance(trained, problem, plan, _block(num_iterations))
+            begin = time.monotonic()
+            trained = advance(trained, problem, plan, _until_next_look(trained, block))
             bar.set_postfix_str(describe(trained), refresh=False)
             bar.update(int(np.max(np.asarray(trained.iteration))) - bar.n)
             if watch is not None:
                 watch(trained)
+            if time.monotonic() - begin > _LONGEST_BLOCK:
+                block = -(-block // 2)
     return trained
 
 
@@ -82,6 +89,13 @@ def _check_same_shapes(before: StepNetwork, network: StepNetwork) -> None:
 
 def _block(num_iterations: int) -> int:
     return -(-num_iterations // _NUM_BLOCKS)
+
+
+def _until_next_look(trained: TrainState, block: int) -> int:
+    """Iterations until the end of a block or of a round, where there is an evaluation to be seen."""
+    iteration = int(np.max(np.asarray(trained.iteration)))
+    ends = (FIRST_ROUND * (2**number - 1) for number in itertools.count(1))
+    return min((iteration // block + 1) * block, next(end for end in ends if end > iteration)) - iteration
 
 
 @partial(jit, static_argnames=("plan",))

@@ -48,13 +48,13 @@ def describe(found: Audit, constrain: Callable[[Array], Any]) -> list[str]:
     what_to_do = "Spread the starts with a larger `init_scale`, or start there with `init_params` or `init_strategy`."
     if len(found.missing):
         return [
-            f"At least {100 * found.share:.2g} % of the posterior's mass is out of the flow's reach, around "
+            f"At least {100 * found.share:.3g} % of the posterior's mass is out of the flow's reach, around "
             f"{around(found.missing)}: log_z is too low and the draws lack it. {what_to_do}"
         ]
     if len(found.doubtful):
         return [
             f"The flow does not reach places of high density around {around(found.doubtful)}. Perhaps "
-            f"{100 * np.sum(found.shares):.2g} % of the posterior's mass lies there; too few draws hit them to tell. "
+            f"{100 * np.sum(found.shares):.3g} % of the posterior's mass lies there; too few draws hit them to tell. "
             f"{what_to_do}"
         ]
     return []

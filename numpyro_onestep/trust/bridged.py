@@ -72,7 +72,7 @@ def estimate_bridged(
             failures += missed
     note = (
         f"note: {alone.num_evaluations} evaluation{'s' * (alone.num_evaluations > 1)} a draw would give log_z "
-        f"{alone.log_z:.3f} ± {alone.std_error:.3f} with {100 * alone.ess / alone.num_proposals:.2g} % of the draws "
+        f"{alone.log_z:.3f} ± {alone.std_error:.3f} with {100 * alone.ess / alone.num_proposals:.3g} % of the draws "
         f"effective; this comes from a bridge of {result.num_evaluations} evaluations."
     )
     return result._replace(

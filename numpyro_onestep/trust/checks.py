@@ -10,6 +10,7 @@ __all__ = [
     "LONGER",
     "MANY_MODES",
     "MAX_LOST",
+    "MAX_ROUNDING",
     "TOLERANCE",
     "expected_ratio",
     "num_families",
@@ -24,7 +25,7 @@ __all__ = [
 
 LONGER = "Train longer (target_ess=1.0, or a larger num_warmup)"
 TOLERANCE = 0.05  # nats of log Z
-_MAX_ROUNDING = 0.01  # nats
+MAX_ROUNDING = 0.01  # nats
 MAX_LOST = 0.01  # share of the proposals
 _MAX_EXCESS = 0.25  # nats of the upper bound over what the flow implies
 MANY_MODES = (
@@ -162,7 +163,7 @@ def number_failures(e: Evidence, log_w: np.ndarray) -> list[str]:
     if e.std_error > 0.2:
         failures.append(f"The standard error of log_z is {e.std_error:.2f} nats: draw more proposals or train longer.")
     error = rounding(log_w)
-    if error > _MAX_ROUNDING:
+    if error > MAX_ROUNDING:
         failures.append(
             f"Log densities near {e.log_z:.3g} carry rounding errors of about {error:.2g} nats in this precision: "
             "enable float64 (numpyro.enable_x64())."

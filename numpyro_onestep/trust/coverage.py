@@ -29,6 +29,7 @@ from numpyro_onestep.base.problem import WhitenedTarget
 from numpyro_onestep.bridge import clouds as clouds_
 from numpyro_onestep.bridge.hamiltonian import Path
 from numpyro_onestep.compilation import compile_ahead, jit_once, shapes_of, split
+from numpyro_onestep.devices import on_one
 from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.block import BlockParams
 from numpyro_onestep.flow.network import StepNetwork
@@ -96,7 +97,7 @@ def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks:
     families = np.asarray(families)
     spent = len(log_ratios) * (1 + int(num_rounds) * clouds_.PER_ROUND) + num * (2 * NUM_ASCENTS + 3)
     scales = _scales(np.asarray(of_base), init_scale)
-    points, log_density = _search(target, key_search, center, scales, num)
+    points, log_density = _search(target, key_search, on_one(center), scales, num)
     uncovered = np.asarray(values_and_gaps(target, base, blocks, points)[1]) - log_z > UNCOVERED
     log_density = jnp.asarray(np.where(uncovered, log_density, -np.inf))
     picked, num_distinct = modes.select(points, log_density, 0.1 * base.dim**0.5, MAX_MODES)

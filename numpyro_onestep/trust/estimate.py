@@ -9,7 +9,7 @@ from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight
 from numpyro_onestep.trust import checks
 from numpyro_onestep.trust.evidence import Evidence
 
-__all__ = ["estimate", "with_caveats"]
+__all__ = ["elbo_of", "estimate", "with_caveats"]
 
 _MIN_FAMILIES = 16  # of the draws that bound log Z from above where a tail is heavy
 
@@ -54,7 +54,7 @@ def estimate(
     result = Evidence(
         log_z=log_z,
         std_error=std_error,
-        elbo=_elbo(log_w),
+        elbo=elbo_of(log_w),
         eubo=float(np.mean(usable)) if len(usable) else float("nan"),
         ess=effective_sample_size(log_w),
         pareto_k=tail_shape,
@@ -81,7 +81,7 @@ def estimate(
     return result._replace(reliable=not failures, draws_reliable=not failures, warnings=(*failures, *notes))
 
 
-def _elbo(log_w: np.ndarray) -> float:
+def elbo_of(log_w: np.ndarray) -> float:
     """The mean log weight, of the flow restricted to where the target has a density; −∞ where a weight is nan.
 
     E[log w | within] + log q(within) is a lower bound of log Z as well.

@@ -8,7 +8,7 @@ from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.draws import proposal
-from numpyro_onestep.draws.proposal import are_poor, pool, propose
+from numpyro_onestep.draws.proposal import are_poor, pool, propose, stream
 from numpyro_onestep.draws.weights import effective_sample_size
 from numpyro_onestep.flow import block
 from numpyro_onestep.flow import steps as flow
@@ -64,6 +64,17 @@ def test_pooled_draws_alternate_and_keep_their_own_weights(getkey):
     np.testing.assert_array_equal(together.points[::2], first.points)
     np.testing.assert_array_equal(together.points[1::2], second.points[:3])
     np.testing.assert_array_equal(together.log_weights[1::2], second.log_weights[:3])
+
+
+@pytest.mark.parametrize("num_flows", [1, 2])
+def test_a_stream_is_the_pool_in_parts_and_the_first_draws_of_a_longer_one(monkeypatch, getkey, num_flows):
+    monkeypatch.setattr(proposal, "_CHUNK", 8)
+    flows, key = [make(getkey()) for _ in range(num_flows)], getkey()
+    parts = list(stream(flows, key, 100, 1, at_once=40))
+    assert {len(part.points) for part in parts} == {40 if num_flows == 1 else 32}
+    together, longer = pool(flows, key, 100, 1), pool(flows, key, 200, 1)
+    np.testing.assert_array_equal(np.concatenate([part.points for part in parts])[:100], together.points)
+    np.testing.assert_array_equal(longer.log_weights[:100], together.log_weights)
 
 
 def test_the_certificate_counts_the_draws_whose_way_back_misses(monkeypatch, getkey):

@@ -39,7 +39,7 @@ def test_chains(kernel, chain_method):
     assert np.allclose(mcmc.last_state.z["beta"], draws[:, -1])
 
 
-@pytest.mark.parametrize("chain_method", ["sequential", "vectorized"])
+@pytest.mark.parametrize("chain_method", [pytest.param("sequential", marks=pytest.mark.slow), "vectorized"])
 @both
 def test_the_first_chain_is_that_of_a_single_run(kernel, chain_method):
     keys = random.split(random.key(3), 2)

@@ -24,6 +24,7 @@ def imputed():
         numpyro.sample("y", dist.Normal(shared, 1), obs=jnp.array([2.0, 2.0, 0.0, 0.0]), obs_mask=known)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["NUTS", "OneStep"])
 def test_obs_mask_imputes_the_missing(how):
     options = {"num_chains": 2, "chain_method": "vectorized", "num_samples": 800, "num_warmup": 80}
@@ -48,6 +49,7 @@ def improper(y):
     numpyro.sample("x", dist.Normal(jnp.cos(angle), 1.0), obs=-1.0)
 
 
+@pytest.mark.slow
 @both
 def test_improper_priors_and_unwrapped_angles_have_draws_but_no_evidence(kernel):
     y = 1.0 + 2.0 * np.random.default_rng(0).normal(size=30)

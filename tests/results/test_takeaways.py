@@ -1,20 +1,28 @@
-"""ArviZ data, model comparison and plots, from one small run."""
+"""ArviZ data, comparison and pictures of one small run."""
 
-import pickle
+from copy import copy
 
 import arviz as az
-import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
 import pytest
 from jax import random
 from models import FEATURES, TARGETS, TINY, regression, regression_posterior
 from numpyro.infer import MCMC
 from scipy.stats import norm
 
-from numpyro_onestep import Evidence, OneStep, OneStepSampler, compare
-from numpyro_onestep.results.plots import plot_draws, plot_weights
+from numpyro_onestep import (
+    OneStep,
+    OneStepSampler,
+    compare,
+    plot_budgets,
+    plot_draws,
+    plot_training,
+    plot_weights,
+)
+from numpyro_onestep.training.evaluation import STOPS, History
+
+plt.switch_backend("Agg")
 
 
 @pytest.fixture(scope="module")
@@ -90,47 +98,8 @@ def test_arviz_sees_all_of_the_model_though_it_does_not_compute_it(fitted):
         assert group(ours, name).equals(group(theirs, name)), name
 
 
-def make(log_z, std_error=0.01, **fields):
-    values = {"elbo": log_z, "eubo": np.nan, "ess": 4000.0, "pareto_k": 0.1, "fold_fraction": 0.0}
-    rest = {"num_proposals": 4096, "num_replicates": 1, "reliable": True, "warnings": ()}
-    return Evidence(log_z=log_z, std_error=std_error, **{**values, **rest, **fields})
-
-
-def test_compare():
-    table = compare({"worse": make(-3.0), "better": make(-1.0, 0.02)})
-    assert list(table.index) == ["better", "worse"]
-    assert table.loc["worse", "log_bayes_factor"] == pytest.approx(2.0)
-    assert table.loc["worse", "bayes_factor"] == pytest.approx(np.exp(2.0))
-    assert table.loc["worse", "log_bayes_factor_se"] == pytest.approx(np.hypot(0.01, 0.02))
-    assert table.loc["better", "log_bayes_factor_se"] == 0
-    assert table["probability"].sum() == pytest.approx(1)
-    assert table.loc["better", "probability"] == pytest.approx(1 / (1 + np.exp(-2.0)))
-
-
-def test_a_comparison_is_read_in_a_narrow_terminal():
-    import pandas as pd
-
-    long = "a name of many words, as they are given to the models of a paper's second appendix"
-    doubtful = make(-1003.25, 0.3, reliable=False, warnings=("The effective sample size is 12 of 4096 proposals.",))
-    table = compare({"plain": make(-1001.23456, 0.0123), long: doubtful, "none": make(np.nan, np.nan)})
-    with pd.option_context("display.width", 80, "display.max_columns", 0):
-        text = str(table)
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert "..." not in text
-    assert "…" not in text
-    for column in ("log_z ± se", "log10_bayes_factor", "probability", "reliable"):
-        assert column in lines[0]
-    assert lines[1].split() == ["plain", "-1001.235", "±", "0.012", "0.00", "0.8824", "True"]
-    assert long in " ".join(text.split())  # broken into lines, not cut off
-    assert "The effective sample size is 12 of 4096 proposals." in " ".join(text.split())
-    again = pickle.loads(pickle.dumps(table))
-    assert type(again) is type(table[["log_z"]]) is pd.DataFrame
-    assert again.equals(pd.DataFrame(table))
-
-
 def test_compare_leaves_undefined_evidence_out(fitted):
-    undefined = make(np.nan, reliable=False, warnings=("improper",))
+    undefined = fitted.evidence._replace(log_z=np.nan, reliable=False, warnings=("improper",))
     table = compare({"ours": fitted, "undefined": undefined})
     assert table.loc["ours", "probability"] == pytest.approx(1)
     assert np.isnan(table.loc["undefined", "probability"])
@@ -154,31 +123,6 @@ def test_compare_takes_whatever_holds_an_evidence(fitted):
         compare({"plain": az.from_numpyro(fitted)})
 
 
-def test_compare_with_prior_probabilities():
-    models = {"worse": make(-3.0), "better": make(-1.0)}
-    table = compare(models, prior={"worse": 3.0, "better": 1.0})
-    assert table.loc["worse", "prior"] == 0.75
-    odds = table.loc["better", "probability"] / table.loc["worse", "probability"]
-    assert odds == pytest.approx(np.exp(2.0) / 3)
-    assert table.loc["worse", "log10_bayes_factor"] == pytest.approx(2.0 / np.log(10))
-    for prior in ({"worse": 1.0}, {"worse": 1.0, "better": -1.0}, {"worse": 1.0, "better": 1.0, "third": 1.0}):
-        with pytest.raises(ValueError, match="`prior` needs one positive number"):
-            compare(models, prior=prior)
-
-
-def test_plots(fitted):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    beta = fitted.get_samples()["beta"]
-    draws = {"a": beta[:, 0], "b": beta[:, 1]}
-    axes = plot_draws(draws, draws, ("a", "b"))
-    assert axes.get_xlabel() == "a"
-    assert len(axes.lines) == 2
-    axes = plot_weights(fitted, random.key(1), 500)
-    assert sum(patch.get_height() for patch in axes.patches) == 500
-
-
 def test_compare_refuses_different_data(fitted):
     other = OneStepSampler(OneStep(regression, **TINY), num_warmup=20, num_samples=10, progress_bar=False)
     other.run(random.key(0), FEATURES, TARGETS + 1)
@@ -192,25 +136,104 @@ def test_compare_refuses_different_data(fitted):
             compare({"a": same, "b": other})
     backwards = OneStepSampler(OneStep(regression, **TINY), num_warmup=20, num_samples=10, progress_bar=False)
     backwards.run(random.key(0), FEATURES[::-1], TARGETS[::-1])
-    table = compare({"a": fitted, "b": backwards, "c": make(-3.0)})
+    table = compare({"a": fitted, "b": backwards, "c": fitted.evidence._replace(log_z=-3.0)})
     assert "not known here" in table.loc["c", "warnings"]
     assert "another order than in 'a'" in table.loc["b", "warnings"]
     assert "note" not in table.loc["a", "warnings"]
 
 
-def counts_and_rates(counts, rates):
-    level = numpyro.sample("level", dist.Normal(0, 10))
-    numpyro.sample("count", dist.Normal(1e7 + level, 1), obs=counts)
-    numpyro.sample("rate", dist.Normal(level, 1), obs=rates)
+def test_arviz_draws_its_own_plots_of_our_data(fitted):
+    data = fitted.to_inference_data()
+    trace = az.plot_trace_dist if hasattr(az, "plot_trace_dist") else az.plot_trace  # of ArviZ 1.x and of 0.23
+    for plot in (trace, az.plot_forest):
+        assert plot(data, var_names=["beta"]) is not None
 
 
-def test_small_values_beside_large_ones_are_told_apart():
-    counts, rates = 1e7 + jnp.arange(3.0), jnp.arange(3.0)
-    samplers = {}
-    for name, shift in (("a", 0.0), ("b", 4.0)):
-        samplers[name] = OneStepSampler(
-            OneStep(counts_and_rates, **TINY), num_warmup=20, num_samples=10, progress_bar=False
-        )
-        samplers[name].run(random.key(0), counts, rates + shift)
-    with pytest.raises(ValueError, match="'a' and 'b' have different observed data"):
-        compare(samplers)
+def test_plots(fitted):
+    beta = fitted.get_samples()["beta"]
+    draws = {"a": beta[:, 0], "b": beta[:, 1]}
+    axes = plot_draws(draws, draws, ("a", "b"))
+    assert axes.get_xlabel() == "a"
+    assert len(axes.lines) == 2
+    axes = plot_weights(fitted, random.key(1), 500)
+    assert sum(patch.get_height() for patch in axes.patches) == 500
+
+
+@pytest.mark.filterwarnings("error")
+def test_plot_weights(fitted, ink, finished):
+    ax = finished(plot_weights(fitted, num_draws=500))
+    assert ax.get_title().startswith("Weights of 500 draws: ESS 100.0 %, Pareto k ")
+    assert ax.lines[0].get_color() == ink
+
+
+def test_plot_weights_by_rank(fitted, ink, finished, monkeypatch):
+    share = (np.arange(400) + 0.5) / 400
+    pareto = np.log1p((share**-0.5 - 1) / 0.5)  # the quantiles of a generalised Pareto excess over 1, shape .5
+    monkeypatch.setattr("numpyro_onestep.plots.weights.fresh_log_weights", lambda *_: pareto)
+    given = plt.subplots()[1]
+    assert finished(plot_weights(fitted, num_draws=400, kind="tail", ax=given)) is given
+    shown, largest, fit = (np.asarray(line.get_ydata()) for line in given.lines)
+    assert np.allclose(shown, np.exp(pareto[:200]) / np.mean(np.exp(pareto)))
+    assert len(fit) == len(largest) == 60  # 3 √400
+    assert np.allclose(fit, largest, rtol=0.1)
+    assert given.lines[2].get_color() == ink
+
+
+def after_rounds(sampler):
+    """The same with a training of three evaluations, of which the first is far below."""
+    sampler, trained, history = copy(sampler), sampler.last_state.train, History()
+    for iteration, elbo, ess in ((0, -1e4, 0.01), (16, -36.0, 0.5), (16, -36.0, 0.5), (48, -35.5, 0.95)):
+        scores = {"iteration": np.array(iteration), "elbo": np.array(elbo), "ess_fraction": np.array(ess)}
+        trained = trained._replace(**scores, stop=np.array(2), done=np.array(True))
+        history.add(trained)
+    sampler.history, sampler._last_state = history, sampler.last_state._replace(train=trained)
+    return sampler
+
+
+def test_plot_training(fitted, ink, finished):
+    sampler = after_rounds(fitted)
+    left, right = plot_training(sampler)
+    assert finished(left).get_title().startswith("48 of 20 iterations, ")
+    assert list(left.lines[0].get_xdata()) == list(right.lines[0].get_xdata()) == [0, 16, 48]
+    assert list(left.lines[0].get_ydata())[1:] == [-36.0, -35.5]
+    assert left.lines[2].get_marker() == "v"
+    assert list(left.lines[2].get_ydata()) == [-45.5]  # as much below the last as is shown
+    assert list(right.lines[0].get_ydata()) == [1.0, 50.0, 95.0]
+    assert right.lines[1].get_ydata()[0] == 90  # target_ess
+    assert right.lines[1].get_color() == ink
+    assert right.get_title() == f"stopped: {STOPS[2]}"
+    seconds = finished(plot_training(sampler, over="seconds"))
+    assert list(seconds.lines[0].get_xdata()) == [one.seconds for one in sampler.history.evaluations]
+    assert len(plot_training(fitted)[0].lines[0].get_xdata()) == 1  # the base alone fits
+
+
+def test_plot_budgets(fitted, finished):
+    axes = plot_budgets(fitted, (1,), 256, ax=plt.subplots(2, 1)[1])
+    assert list(finished(axes).lines[0].get_xdata()) == [1]
+    assert axes[0].lines[0].get_ydata()[0] == pytest.approx(fitted.evidence.log_z, abs=0.05)
+    assert axes[1].lines[0].get_ydata()[0] == pytest.approx(100, abs=1)
+
+
+def test_what_cannot_be_drawn_is_said(fitted):
+    with pytest.raises(ValueError, match="`kind` must be"):
+        plot_weights(fitted, kind="pie")
+    with pytest.raises(ValueError, match="`over` must be"):
+        plot_training(fitted, over="hours")
+    with pytest.raises(ValueError, match="`ax` must be 2"):
+        plot_training(fitted, ax=plt.subplots()[1])
+    with pytest.raises(ValueError, match="each of `budgets`"):
+        plot_budgets(fitted, (3,))
+    for plot in (plot_weights, plot_training, plot_budgets):
+        with pytest.raises(ValueError, match="No trained OneStep flow"):
+            plot(OneStepSampler(OneStep(regression), progress_bar=False))
+        with pytest.raises(TypeError, match="needs an MCMC with a OneStep kernel, not Evidence"):
+            plot(fitted.evidence)
+
+
+def test_a_training_that_was_elsewhere_is_not_drawn(fitted):
+    loaded, resumed = copy(fitted), copy(fitted)
+    loaded.history = None  # as in every sampler before its own training
+    resumed.history = after_rounds(fitted).history
+    for sampler in (loaded, resumed):
+        with pytest.raises(ValueError, match="files of `save` do not hold them, `post_warmup_state` does not"):
+            plot_training(sampler)

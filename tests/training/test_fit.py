@@ -1,3 +1,6 @@
+from itertools import pairwise
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -40,6 +43,10 @@ def iterations(sampler):
 
 def test_a_warm_start_goes_on_from_the_network_and_is_as_right(trained, monkeypatch):
     assert iterations(trained) == 200
+    seen = trained.history.evaluations  # the base's own, and one at the end of each of twenty blocks
+    assert [one.iteration for one in seen] == [*range(0, 201, 10)]
+    assert seen[-1].elbo == np.asarray(trained.last_state.train.elbo)
+    assert all(a.seconds < b.seconds for a, b in pairwise(seen))
     before, resume, networks, starts = trained.last_state.train.best, fit.resume, [], []
 
     def recorded(state, network, *rest):
@@ -60,6 +67,14 @@ def test_a_warm_start_goes_on_from_the_network_and_is_as_right(trained, monkeypa
     assert abs(e.log_z - log_z(new)) < 0.01 + 3 * e.std_error
     draws = trained.get_samples()["rate"]
     assert np.allclose(np.mean(draws, axis=0), (0.5 + new) / 2, atol=0.15)
+
+
+def test_the_host_looks_where_blocks_and_rounds_end():
+    looks = [0]
+    while looks[-1] < 300:
+        state = SimpleNamespace(iteration=np.array([looks[-1], 0]))  # of two flows, the second done long ago
+        looks.append(looks[-1] + fit._until_next_look(state, 1000))
+    assert looks == [0, 16, 48, 50, 100, 112, 150, 200, 240, 250, 300]
 
 
 def test_a_warm_start_where_the_flow_fits_already_trains_no_more():

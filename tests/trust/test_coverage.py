@@ -158,6 +158,7 @@ def test_a_flow_that_hits_nothing_misses_all(getkey, identity):
     assert float(audit.share) > 0.8
 
 
+@pytest.mark.slow
 def test_the_sampler_trains_again_with_what_was_lost(getkey):
     sampler = OneStepSampler(
         OneStep(potential_fn=potential_fn, **AUDITED), num_warmup=100, num_samples=500, progress_bar=False
