@@ -19,12 +19,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 __all__ = ["current", "mesh_of", "on_all", "on_one", "over", "replicated", "row", "shard"]
 
 _AXIS = "onestep_draws"  # a name that no mesh of the user's has
+_MUCH_WORK = 1e6
 _current: ContextVar[Mesh | None] = ContextVar("mesh of the program that is being traced", default=None)
 current = _current.get
 
 
-def row(mesh: Mesh | None) -> Mesh | None:
-    """The devices of a mesh in a row, by default all that there are, of all hosts; None where it is a single one."""
+def row(mesh: Mesh | None, work: float = np.inf) -> Mesh | None:
+    """The devices of a mesh in a row; of none all that there are, of all hosts. None where that is a single device.
+
+    None also where no mesh is given and one evaluation of the target computes fewer numbers, `work`, than a million:
+    what is not cut is done on each device, so that training is no faster on all of them.
+    """
+    if mesh is None and work < _MUCH_WORK:
+        return None
     devices = np.array(jax.devices()) if mesh is None else mesh.devices.ravel()
     return Mesh(devices, (_AXIS,)) if len(devices) > 1 else None
 

@@ -260,7 +260,7 @@ class OneStepSampler(MCMC):
             num_steps=kernel.num_steps,
             coverage_audit=kernel.coverage_audit,
             progress_bar=self.progress_bar,
-            mesh=row(kernel.mesh),
+            mesh=row(kernel.mesh, setup.work),
             before=before,
             checkpoint=checkpoint,
             expect=partial(sampling.expect, rng_key, bridge, self.num_chains * self.num_samples, kernel.num_steps),

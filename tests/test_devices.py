@@ -34,6 +34,7 @@ key, scale = random.key(0), np.float32(2)
 one = total(key, scale)
 all_ = total(key, devices.on_all(mesh, scale))
 assert mesh.size == 2 and devices.row(Mesh(jax.devices()[:1], "x")) is None
+assert devices.row(None, work=1e5) is None and devices.row(mesh, work=1e5) == devices.row(None, work=1e7) == mesh
 assert len(one.devices()) == 1 and len(all_.devices()) == 2 and all_.is_fully_replicated
 assert len(devices.on_one(all_).devices()) == 1
 np.testing.assert_allclose(one, all_, rtol=1e-5)
@@ -59,7 +60,8 @@ def schools(effect):
     theta = numpyro.sample("theta", dist.Normal(mu, tau).expand([8]).to_event(1))
     numpyro.sample("y", dist.Normal(theta, 12).to_event(1), obs=effect)
 
-kernel = OneStep(schools, width=32, num_blocks=2, bridge="always", num_replicates=2)
+mesh = jax.sharding.Mesh(np.array(jax.devices()), "all")  # for training too, for which this model is small
+kernel = OneStep(schools, width=32, num_blocks=2, bridge="always", num_replicates=2, mesh=mesh)
 sampler = OneStepSampler(kernel, num_warmup=60, progress_bar=False)
 sampler.run(jax.random.key(0), np.array([28.0, 8, -3, 7, -1, 1, 18, 12]))
 draws = sampler.draw(jax.random.key(1), 5000)

@@ -18,7 +18,6 @@ from numpyro_onestep.base import conditional_scale, mixture_vi
 from numpyro_onestep.base.conditional_scale import Whitening
 from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.compilation import jit_once
-from numpyro_onestep.devices import shard
 
 __all__ = [
     "Base",
@@ -70,8 +69,8 @@ def sample(base: Base, rng_key: Array, num_draws: int, inflate: float | Array = 
     stretch = jnp.maximum(random.exponential(key_stretch, (num_draws, 1), dtype), 1e-8) ** -0.5
     inflate = inflate * jnp.where(heavy, stretch, 1.0)
     if base.mixture.means.shape[0] == 1:
-        return shard(inflate * random.normal(rng_key, (num_draws, base.dim), dtype))
-    return shard(mixture_vi.sample(base.mixture, rng_key, num_draws, inflate))
+        return inflate * random.normal(rng_key, (num_draws, base.dim), dtype)
+    return mixture_vi.sample(base.mixture, rng_key, num_draws, inflate)
 
 
 def log_prob(base: Base, u: Array, inflate: float = 1.0) -> Array:

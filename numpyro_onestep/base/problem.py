@@ -10,6 +10,7 @@ from jax.scipy.special import logsumexp
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.distribution import Base
+from numpyro_onestep.devices import shard
 from numpyro_onestep.model.target import LogDensity, Target, derivatives
 
 __all__ = ["Problem", "WhitenedTarget", "effective_share", "held_out", "log_affinity", "tail_of"]
@@ -69,7 +70,7 @@ def held_out(rng_key: Array, base: Base, weigh: Callable[[Array], Array], num_dr
     num_chunks = num_draws // _CHUNK
 
     def chunk(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        x = base_.sample(base, inputs[0], _CHUNK, inputs[1])
+        x = shard(base_.sample(base, inputs[0], _CHUNK, inputs[1]))
         log_p, log_wide = (jax.vmap(lambda x, s=s: base_.log_prob(base, x, s))(x) for s in (1.0, wide))
         return weigh(x), log_p - jnp.logaddexp(log_p, log_wide) + jnp.log(2.0)
 

@@ -18,6 +18,7 @@ from numpyro_onestep.bridge import clouds as clouds_
 from numpyro_onestep.bridge.clouds import Clouds
 from numpyro_onestep.bridge.ladder import path_of
 from numpyro_onestep.compilation import jit
+from numpyro_onestep.devices import shard
 from numpyro_onestep.flow.density import Flow, PulledBack
 
 __all__ = ["MIN_ACCEPTANCE", "NUM_LAST", "Crossing", "Sweeps", "cross", "is_crossed", "sweep"]
@@ -74,7 +75,7 @@ def cross(trained: Flow, rng_key: Array, num_steps: int = 1, num_clouds: int = _
     num, wide = num_clouds * _NUM_PARTICLES * _DRAWS_EACH, 1 + path.base.dim**-0.5
     stretched = (jnp.arange(num) % 2 == 0)[:, None]
     inflate: Any = jnp.where(stretched, wide, 1.0)
-    starts = base_.sample(path.base, key_start, num, inflate)
+    starts = shard(base_.sample(path.base, key_start, num, inflate))
     log_p, log_wide = (jax.vmap(lambda x, s=s: base_.log_prob(path.base, x, s))(starts) for s in (1.0, wide))
     offsets = log_p - jnp.logaddexp(log_p, log_wide) + np.log(2.0)
     starts, offsets = starts.reshape(num_clouds, -1, path.base.dim), offsets.reshape(num_clouds, -1)

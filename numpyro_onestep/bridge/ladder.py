@@ -23,6 +23,7 @@ from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.bridge import hamiltonian
 from numpyro_onestep.bridge.hamiltonian import Path, Point
 from numpyro_onestep.compilation import jit
+from numpyro_onestep.devices import shard
 from numpyro_onestep.flow import scores, steps
 from numpyro_onestep.flow.density import Flow, PulledBack
 
@@ -69,7 +70,7 @@ def scale_of(base: Base) -> Array | None:
 def ascend(path: Path, rng_key: Array, num_draws: int, num_steps: int, angle: Array) -> Ends:
     """Draws of `num_steps` evaluations each, by leapfrogs of `angle`; with angle 0 they are those of the flow alone."""
     key_start, key_momentum = random.split(rng_key)
-    start = base_.sample(path.base, key_start, num_draws)
+    start = shard(base_.sample(path.base, key_start, num_draws))
     at = jax.vmap(partial(hamiltonian.look, path))(start)
     kept = jnp.exp(-_REFRESHMENT * angle)
     leapfrog = jax.vmap(lambda at, p, annealing: hamiltonian.leapfrog(path, at, p, annealing, angle), (0, 0, None))

@@ -12,6 +12,7 @@ from jax import Array, lax, random
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.bridge import ladder
 from numpyro_onestep.compilation import compile_ahead, jit, jit_once, split
+from numpyro_onestep.devices import shard
 from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight
 from numpyro_onestep.flow import density, folds, steps
 from numpyro_onestep.flow.density import Flow
@@ -64,7 +65,7 @@ def propose_once(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, 
         ends = ladder.ascend(path, rng_key, num_draws, num_steps, angle)
         points, energy = jax.vmap(path.target.carry)(ends.x, ends.log_target)  # type: ignore[attr-defined]
         return Proposals(points, ends.log_weights, energy, jnp.isnan(ends.log_weights), ends.x)
-    x0 = base_.sample(problem.base, rng_key, num_draws)
+    x0 = shard(base_.sample(problem.base, rng_key, num_draws))
     y, log_w = density.log_weights(network, problem, x0, num_steps)
     energy = jax.vmap(lambda u: base_.whitening_log_det(problem.base, u) - problem.target.value(u))(y)
     return Proposals(jax.vmap(lambda u: base_.unwhiten(problem.base, u))(y), log_w, energy, jnp.isnan(log_w), x0)

@@ -13,6 +13,7 @@ from jax import Array, lax, random
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.distribution import Base
 from numpyro_onestep.base.problem import Problem
+from numpyro_onestep.devices import shard
 from numpyro_onestep.flow import scores, steps
 from numpyro_onestep.flow.network import StepNetwork
 
@@ -40,7 +41,7 @@ def _base_draws(base: Base, rng_key: Array, batch_size: int, wide_fraction: floa
     num_wide = int(wide_fraction * batch_size)
     wide = (jnp.arange(batch_size) < num_wide)[:, None]
     inflate: Any = jnp.where(wide, 1 + base.dim**-0.5, 1.0)
-    return base_.sample(base, rng_key, batch_size, inflate)
+    return shard(base_.sample(base, rng_key, batch_size, inflate))
 
 
 def _cap(vectors: Array, factor: float = 20.0) -> Array:
@@ -116,7 +117,7 @@ class Consistency:
     ) -> Array:
         """The weighted sum of both losses at one random (t, d)."""
         key_draw, key_level, key_time = random.split(rng_key, 3)
-        x0 = base_.sample(problem.base, key_draw, self.batch_size)
+        x0 = shard(base_.sample(problem.base, key_draw, self.batch_size))
         d = 0.5 ** random.choice(key_level, jnp.asarray(self.levels, x0.dtype))
         num_before = jnp.floor(random.uniform(key_time, (), x0.dtype) / d).astype(int)
 

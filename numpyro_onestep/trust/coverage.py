@@ -29,7 +29,7 @@ from numpyro_onestep.base.problem import WhitenedTarget
 from numpyro_onestep.bridge import clouds as clouds_
 from numpyro_onestep.bridge.hamiltonian import Path
 from numpyro_onestep.compilation import compile_ahead, jit_once, shapes_of, split
-from numpyro_onestep.devices import on_one
+from numpyro_onestep.devices import on_one, shard
 from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.block import BlockParams
 from numpyro_onestep.flow.network import StepNetwork
@@ -130,7 +130,7 @@ def _particles(target: Target, rng_key: Array, base: Base, num: int) -> tuple[Ar
     All points are unconstrained; the particles are nan if they did not reach the target.
     """
     key_start, key_temper = random.split(rng_key)
-    start = base_.sample(base, key_start, num)
+    start = shard(base_.sample(base, key_start, num))
     path = Path(WhitenedTarget(base, target), base)
     cloud = clouds_.climb(path, key_temper, start[None], jnp.zeros((1, num), start.dtype), num, _NUM_LAST)
     points = jnp.concatenate([start, cloud.at.x[0], jnp.zeros((1, base.dim), start.dtype)])
