@@ -77,9 +77,8 @@ class OneStep(MCMCKernel):
             once more where mass is missing.
         num_replicates: flows to train at once from the same base, at as many times the cost. Draws come from all of
             them, and the error of log Z counts the spread between them.
-        mesh: devices among which `OneStepSampler` and `evidence` share out batches, particles and draws; with one device
-            all is done on JAX's default one. By default all that JAX has, on all hosts, training among them only where
-            one evaluation of the model computes a million numbers.
+        mesh: devices that share out the draws and the training. By default all that JAX has, on all hosts, the training
+            only where one evaluation of the model computes a million numbers; a mesh of one device leaves all on one.
         forward_mode_differentiation: use forward mode, for models with `while_loop`.
 
     Raises:
