@@ -85,6 +85,20 @@ def finished():
     return draw
 
 
+@pytest.fixture(scope="session")
+def small_run():
+    """A run of two iterations; tests leave it as it was."""
+    from models import FEATURES, TARGETS, TINY, regression
+
+    from numpyro_onestep import OneStep, OneStepSampler
+
+    counts = {"num_warmup": 2, "num_samples": 20, "num_chains": 2, "progress_bar": False}
+    sampler = OneStepSampler(OneStep(regression, **TINY, bridge="never"), **counts)
+    sampler.run(jax.random.key(0), FEATURES, TARGETS)
+    sampler.draw(jax.random.key(1), 5)
+    return sampler
+
+
 @pytest.fixture(autouse=True, scope="module")
 def give_up_compiled_programs():
     # each holds hundreds of memory maps, of which a process has 65,530

@@ -41,30 +41,30 @@ CALLS = st.fixed_dictionaries(
 
 
 @examples(60, 500)
-def test_draw(fitted, profile):
-    each(profile, st.tuples(KEYS, NUMBERS, BUDGETS), lambda given: attempt(lambda: fitted.draw(*given)))
+def test_draw(small_run, profile):
+    each(profile, st.tuples(KEYS, NUMBERS, BUDGETS), lambda given: attempt(lambda: small_run.draw(*given)))
 
 
 @examples(30, 300)
-def test_evidence(fitted, profile):
-    each(profile, st.tuples(NO_INTEGERS, NUMBERS), lambda given: attempt(lambda: evidence(fitted, *given)))
+def test_evidence(small_run, profile):
+    each(profile, st.tuples(NO_INTEGERS, NUMBERS), lambda given: attempt(lambda: evidence(small_run, *given)))
 
 
 @examples(25, 300)
-def test_run(fitted, profile):
-    before = dict(fitted.__dict__)
+def test_run(small_run, profile):
+    before = dict(small_run.__dict__)
 
     def results():
-        return fitted.get_samples()["beta"], fitted.draw(random.key(1), 5).samples["beta"]
+        return small_run.get_samples()["beta"], small_run.draw(random.key(1), 5).samples["beta"]
 
     kept = results()
 
     def check(given):
-        said = attempt(lambda: fitted.run(given.pop("rng_key"), FEATURES, TARGETS, **given))
+        said = attempt(lambda: small_run.run(given.pop("rng_key"), FEATURES, TARGETS, **given))
         if said == "a result":
             assert results()[1].shape == (5, 3)
-            fitted.__dict__.update(before)
-        assert fitted.last_state is before["_last_state"], said
+            small_run.__dict__.update(before)
+        assert small_run.last_state is before["_last_state"], said
         assert all(map(np.array_equal, results(), kept)), said
 
     each(profile, CALLS, check)

@@ -59,19 +59,18 @@ def test_a_state_that_is_none(state):
     assert "No trained OneStep flow here" in attempt(lambda: sampler.run(KEY, FEATURES, TARGETS))
 
 
-def test_a_state_of_another_run(fitted):
+def test_a_state_of_another_run(small_run):
     other = new(skewed)
-    other.post_warmup_state = fitted.last_state
+    other.post_warmup_state = small_run.last_state
     assert "The trained flow has 3 dimensions, but the model has 1" in attempt(lambda: other.run(KEY))
-    three = MCMC(fitted.sampler, **{**COUNTS, "num_chains": 3}, chain_method="vectorized")
-    three.post_warmup_state = fitted.last_state
+    three = MCMC(small_run.sampler, **{**COUNTS, "num_chains": 3}, chain_method="vectorized")
+    three.post_warmup_state = small_run.last_state
     assert "The state is one of 2 chains, this run has 3" in attempt(lambda: three.run(KEY, FEATURES, TARGETS))
 
 
-@pytest.mark.parametrize("options", [{"width": 8}, {"num_replicates": 2}])
-def test_a_warm_start_from_a_flow_of_another_shape(fitted, options):
-    other = new(**options)
-    other.post_warmup_state = fitted.last_state
+def test_a_warm_start_from_a_flow_of_another_shape(small_run):
+    other = new(width=8)
+    other.post_warmup_state = small_run.last_state
     said = attempt(lambda: other.run(KEY, FEATURES, TARGETS, warm_start=True))
     assert "The earlier flow was trained with another `width`" in said
 
@@ -95,8 +94,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_arguments_of_the_model(fitted, name):
-    state = fitted.last_state
-    assert attempt(lambda: fitted.run(KEY, *WRONG[name])) != "a result"
-    assert fitted.last_state is state
-    assert fitted.draw(KEY, 5).samples["beta"].shape == (5, 3)
+def test_wrong_arguments_of_the_model(small_run, name):
+    state = small_run.last_state
+    assert attempt(lambda: small_run.run(KEY, *WRONG[name])) != "a result"
+    assert small_run.last_state is state
+    assert small_run.draw(KEY, 5).samples["beta"].shape == (5, 3)
