@@ -75,9 +75,9 @@ class OneStep(MCMCKernel):
             once more where mass is missing.
         num_replicates: flows to train at once from the same base, at as many times the cost. Draws come from all of
             them, and the error of log Z counts the spread between them.
-        mesh: devices among which `OneStepSampler` and `evidence` share out batches, particles and draws; with one device
-            all is done on JAX's default one. By default all that JAX has, on all hosts, training among them only where
-            one evaluation of the model computes a million numbers.
+        mesh: devices among which `OneStepSampler` and `evidence` share out batches, particles and draws. By default all
+            that JAX has, on all hosts, but training among them only where one evaluation of the model computes a
+            million numbers. With a mesh of one device all is done on JAX's default one.
         forward_mode_differentiation: use forward mode, for models with `while_loop`.
 
     Raises:
