@@ -76,8 +76,8 @@ class OneStep(MCMCKernel):
         num_replicates: flows to train at once from the same base, at as many times the cost. Draws come from all of
             them, and the error of log Z counts the spread between them.
         mesh: devices among which `OneStepSampler` and `evidence` share out batches, particles and draws. By default all
-            that JAX has, on all hosts, but training among them only where one evaluation of the model computes a
-            million numbers. With a mesh of one device all is done on JAX's default one.
+            that JAX has, on all hosts, where one evaluation of the model computes a million numbers, and ten thousand
+            for `sampler.draw`. With a mesh of one device all is done on JAX's default one.
         forward_mode_differentiation: use forward mode, for models with `while_loop`.
 
     Raises:

@@ -14,7 +14,7 @@ from numpyro_onestep import sampling
 from numpyro_onestep import state as state_
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
-from numpyro_onestep.devices import on_one, row
+from numpyro_onestep.devices import FOR_DRAWS, on_one, row
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.members.laplace import same_members
 from numpyro_onestep.model.function import ModelFunction, owned, same_leaves
@@ -191,7 +191,7 @@ class OneStepSampler(MCMC):
         """
         num_steps = self.sampler.num_steps if num_steps is None else num_steps
         samples.check_counts(num_steps, num_draws=num_draws, chunk=chunk)
-        flows = run_of(self, "draw()").flows()
+        flows = run_of(self, "draw()").flows(FOR_DRAWS)
         return samples.stream(self._constrainer(), flows, rng_key, num_draws, num_steps, chunk)
 
     def to_inference_data(self, **kwargs: Any) -> Any:
@@ -285,7 +285,7 @@ class OneStepSampler(MCMC):
         """Fill the chains with corrected draws and leave a state from which `run` can go on."""
         setup: Any = self.setup
         kernel, shape = self.sampler, (self.num_chains, self.num_samples)
-        flows = state_.flows_of(state, setup.target(self._args, self._kwargs), row(kernel.mesh))
+        flows = state_.flows_of(state, setup.target(self._args, self._kwargs), row(kernel.mesh, setup.work))
         before = state_.acceptance(state, shape[0])
         how = (kernel.correction, kernel.bridge, shape, kernel.num_steps, self.thinning, before)
         drawn, self._bridges = chains_of(rng_key, flows, *how, self.progress_bar)
