@@ -16,21 +16,21 @@ import numpy as np
 from jax import Array, lax, random
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["current", "mesh_of", "on_all", "on_one", "over", "replicated", "row", "shard"]
+__all__ = ["FOR_DRAWS", "FOR_RUNS", "current", "mesh_of", "on_all", "on_one", "over", "replicated", "row", "shard"]
 
 _AXIS = "onestep_draws"  # a name that no mesh of the user's has
-_MUCH_WORK = 1e6
+FOR_RUNS, FOR_DRAWS = 1e6, 1e4  # numbers that an evaluation computes, from which several devices are faster than one
 _current: ContextVar[Mesh | None] = ContextVar("mesh of the program that is being traced", default=None)
 current = _current.get
 
 
-def row(mesh: Mesh | None, work: float = np.inf) -> Mesh | None:
+def row(mesh: Mesh | None, work: float = np.inf, enough: float = FOR_RUNS) -> Mesh | None:
     """The devices of a mesh in a row; of none all that there are, of all hosts. None where that is a single device.
 
-    None also where no mesh is given and one evaluation of the target computes fewer numbers, `work`, than a million:
-    what is not cut is done on each device, so that training is no faster on all of them.
+    None also where no mesh is given and one evaluation of the target computes fewer numbers, `work`, than are `enough`:
+    what is not cut is done on each device, and devices wait for one another.
     """
-    if mesh is None and work < _MUCH_WORK:
+    if mesh is None and work < enough:
         return None
     devices = np.array(jax.devices()) if mesh is None else mesh.devices.ravel()
     return Mesh(devices, (_AXIS,)) if len(devices) > 1 else None

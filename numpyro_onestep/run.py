@@ -11,7 +11,7 @@ from numpyro.infer import MCMC
 from numpyro_onestep import options
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
-from numpyro_onestep.devices import row
+from numpyro_onestep.devices import FOR_RUNS, row
 from numpyro_onestep.draws.proposal import NUM_PROPOSALS, propose, undefined_share, want_bridge
 from numpyro_onestep.draws.weights import log_mean_weight
 from numpyro_onestep.flow.density import Flow
@@ -49,9 +49,10 @@ class Run(NamedTuple):
     kwargs: dict[str, Any]
     state: OneStepState
 
-    def flows(self) -> list[Flow]:
-        """The independently trained flows, on the kernel's devices."""
-        return flows_of(self.state, self.setup.target(self.args, self.kwargs), row(self.kernel.mesh))
+    def flows(self, enough: float = FOR_RUNS) -> list[Flow]:
+        """The independently trained flows, on the kernel's devices; by default if an evaluation has `enough` work."""
+        mesh = row(self.kernel.mesh, self.setup.work, enough)
+        return flows_of(self.state, self.setup.target(self.args, self.kwargs), mesh)
 
     def constrain(self) -> ModelFunction:
         """Constrained values and deterministic sites of the sampler's flat vector."""

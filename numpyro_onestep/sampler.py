@@ -285,7 +285,7 @@ class OneStepSampler(MCMC):
         """Fill the chains with corrected draws and leave a state from which `run` can go on."""
         setup: Any = self.setup
         kernel, shape = self.sampler, (self.num_chains, self.num_samples)
-        flows = state_.flows_of(state, setup.target(self._args, self._kwargs), row(kernel.mesh))
+        flows = state_.flows_of(state, setup.target(self._args, self._kwargs), row(kernel.mesh, setup.work))
         before = state_.acceptance(state, shape[0])
         how = kernel.correction, kernel.bridge, shape, kernel.num_steps, self.thinning, before
         drawn, self._bridges = chains_of(rng_key, flows, *how, self.progress_bar)

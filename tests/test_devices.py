@@ -53,7 +53,7 @@ if len(sys.argv) > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 import numpyro, numpyro.distributions as dist
-from numpyro_onestep import OneStep, OneStepSampler
+from numpyro_onestep import OneStep, OneStepSampler, devices
 
 def schools(effect):
     mu, tau = numpyro.sample("mu", dist.Normal(0, 5)), numpyro.sample("tau", dist.HalfNormal(5))
@@ -66,7 +66,7 @@ sampler = OneStepSampler(kernel, num_warmup=60, progress_bar=False)
 sampler.run(jax.random.key(0), np.array([28.0, 8, -3, 7, -1, 1, 18, 12]))
 draws = sampler.draw(jax.random.key(1), 5000)
 samples = np.column_stack([sampler.get_samples()["theta"], draws.samples["theta"][:4000], draws.log_weights[:4000]])
-assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves((sampler.get_samples(), sampler.last_state)))
+assert devices.mesh_of(sampler.get_samples(), sampler.last_state) is None
 seen = {"devices": jax.device_count(), "log_z": sampler.evidence.log_z, "error": sampler.evidence.std_error}
 print(json.dumps(seen | {"means": samples.mean(0).tolist(), "sds": samples.std(0).tolist()}))
 """

@@ -116,6 +116,5 @@ def log_affinity(target: LogDensity, rng_key: Array, base: Base, num_draws: int 
     proposal each, no more.
     """
     whitened = WhitenedTarget(base, target)
-    u = base_.sample(base, rng_key, num_draws)
-    log_w = jax.vmap(lambda u: whitened.value(u) - base_.log_prob(base, u))(u)
+    log_w = jax.vmap(lambda u: whitened.value(u) - base_.log_prob(base, u))(base_.sample(base, rng_key, num_draws))
     return 2 * (logsumexp(0.5 * jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)) - jnp.log(num_draws))

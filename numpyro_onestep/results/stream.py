@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from numpyro_onestep import options
+from numpyro_onestep.devices import FOR_DRAWS
 from numpyro_onestep.draws import proposal
 from numpyro_onestep.flow.steps import check_num_steps
 from numpyro_onestep.model.function import ModelFunction
@@ -50,7 +51,7 @@ def stream(
     num_draws, chunk = options.whole("num_draws", num_draws), options.whole("chunk", chunk)
     num_steps = run.kernel.num_steps if num_steps is None else check_num_steps(num_steps)
     options.check_room(min(num_draws, chunk), run.setup.center.nbytes)
-    flows, constrain = run.flows(), constrainer()
+    flows, constrain = run.flows(FOR_DRAWS), constrainer()
     shift = flows[0].problem.base.whitening.shift
     shown = jax.eval_shape(constrain, jax.ShapeDtypeStruct(shift.shape, shift.dtype))
     at_once = _MAX_NUMBERS // (2 * shift.size + sum(leaf.size for leaf in jax.tree.leaves(shown)))
