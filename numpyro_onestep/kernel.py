@@ -77,8 +77,8 @@ class OneStep(MCMCKernel):
             once more where mass is missing.
         num_replicates: flows to train at once from the same base, at as many times the cost. Draws come from all of
             them, and the error of log Z counts the spread between them.
-        mesh: devices that share out draws, in training too. By default all that JAX has, on all hosts, where an evaluation
-            of the model computes 10⁶ numbers, for `sampler.draw` 10⁴; a mesh of one device leaves all to one.
+        mesh: devices that share out draws, in training too. By default all that JAX has, on all hosts, where the model
+            computes 10⁶ numbers in an evaluation, for `sampler.draw` 10⁴; a mesh of one device leaves all to one.
         forward_mode_differentiation: use forward mode, for models with `while_loop`.
 
     Raises:
