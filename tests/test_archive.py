@@ -49,7 +49,9 @@ def test_what_is_written_is_read(path):
         assert np.all(a == b)
 
 
-@pytest.mark.parametrize("value", [object(), np.array([None]), {1: 2}, {1, 2}, np.zeros(2, "f4,i4")], ids=repr)
+@pytest.mark.parametrize(
+    "value", [object(), np.array([None]), {1: 2}, {1, 2}, np.zeros(2, "f4,i4")], ids=lambda value: type(value).__name__
+)
 def test_what_cannot_be_kept_is_named_and_the_file_stays(path, value):
     with pytest.raises(TypeError, match=r"cannot hold other\[1\]"):
         archive.write(path, "thing", 3, {"other": [0, value]})
