@@ -64,7 +64,7 @@ class Check(NamedTuple):
             ("observed values", "" if self.num_observed is None else f"{self.num_observed}"),
             ("a gradient", _duration(self.gradient_seconds)),
             ("rounding", f"{self.rounding:.1g} nats of a log density"),
-            ("a first run", "about {} to {}".format(*map(_duration, self.seconds))),
+            ("a first run", "about {} to {} on two free cores".format(*map(_duration, self.seconds))),
             *(("remark", remark) for remark in self.remarks),
         ]
         return "\n".join(

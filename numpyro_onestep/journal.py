@@ -42,13 +42,15 @@ class Journal:
         run: what the results follow from, each with a digest or a value that tells it from others.
 
     Raises:
-        ValueError: if the file cannot be read, or holds another run.
+        ValueError: if the file cannot be read, holds another run, or is to be in a folder that does not exist.
     """
 
     def __init__(self, path: Path | None = None, run: dict[str, Any] | None = None):
         self._path, self._run = path, run or {}
         self._stages: dict[str, Any] = {}
         self._written = time.monotonic()
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"`checkpoint` is a file in {path.parent}, but there is no such folder.")
         if path is not None and path.exists():
             content = archive.read(path, _KIND, _FORMAT)
             other = [name for name, value in self._run.items() if not _same(value, content["run"].get(name))]

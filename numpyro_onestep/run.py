@@ -140,7 +140,8 @@ def evidence(
     if audited is None and kernel.coverage_audit:
         log_z = [log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates]
         audited = audit(key_audit, flows, kernel.num_steps, kernel.init_scale, log_z)
-    where = lambda: [] if audited is None else describe(audited, run.constrain())  # noqa: E731
+    where = lambda: [] if audited is None else describe(audited, run.constrain(), improper)  # noqa: E731
+    improper = any("improper" in caveat for caveat in run.setup.caveats)
     notes = run.setup.notes
     if any(bool(flow.problem.base.annealed) for flow in flows):
         notes += (MANY_MODES,)

@@ -148,11 +148,12 @@ def warmup(
     def train(name: str, key: Array, base: Base, networks: StepNetwork | None = None) -> tuple[TrainState, History]:
         problem = Problem(base, target)
         begun, history = journal.resumed(name, start(key, problem, plan, num_warmup))
-        told = expect is None
+        told, latest = expect is None, begun
 
         def watch(trained: TrainState) -> None:
             """Keep state and evaluation, and tell once how good the flow is, for what its draws will need."""
-            nonlocal told
+            nonlocal told, latest
+            latest = trained
             history.add(trained)
             journal.keep(name, trained, history)
             state = separate(trained)[0]
@@ -160,7 +161,12 @@ def warmup(
                 told = True
                 expect(lambda: Flow(state.best, problem), float(state.ess_fraction))  # type: ignore[misc]
 
-        trained = fit(begun, problem, plan, progress_bar, None if journal.has(name) else networks, watch)
+        try:
+            trained = fit(begun, problem, plan, progress_bar, None if journal.has(name) else networks, watch)
+        except KeyboardInterrupt:
+            if latest is not begun:
+                journal.keep(name, latest, history, finished=True)
+            raise
         if trained is not begun or not journal.has(name):
             history.add(trained)
             journal.keep(name, trained, history, finished=True)

@@ -9,6 +9,7 @@ import pytest
 from interrupted import kill
 
 from numpyro_onestep import OneStep, OneStepSampler, archive, journal, warmup
+from numpyro_onestep.training import fit
 
 DATA = jnp.array([1.0, 2.5])
 
@@ -100,6 +101,28 @@ def test_a_checkpoint_is_refused_where_nothing_is_trained(finished, tmp_path):
     run.post_warmup_state = finished[0].last_state
     with pytest.raises(ValueError, match="`checkpoint` keeps a training"):
         run.run(jax.random.key(0), DATA, checkpoint=tmp_path / "run")
+
+
+def test_a_folder_that_does_not_exist_is_told_at_once(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        sampler().run(jax.random.key(0), DATA, checkpoint=tmp_path / "nowhere" / "run")
+
+
+def test_ctrl_c_keeps_what_training_has_come_to(finished, monkeypatch, tmp_path):
+    path, original = tmp_path / "run", fit.advance
+
+    def interrupted(state, *rest):
+        if int(state.iteration) >= 20:
+            raise KeyboardInterrupt
+        return original(state, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fit, "advance", interrupted)
+        sampler().run(jax.random.key(0), DATA, checkpoint=path)
+    assert archive.read(path, "training checkpoint", 1)["stages"]["training"]["history"][-1][0] >= 15
+    resumed = sampler()
+    resumed.run(jax.random.key(0), DATA, checkpoint=path)
+    np.testing.assert_array_equal(resumed.get_samples()["x"], finished[0].get_samples()["x"])
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def plot_compare(table: Any, ax: Any = None) -> Any:
     rows_of(left, table.index, [_doubt(reliable).strip() for reliable in table["reliable"]])
     right.tick_params(labelleft=False)
     left.axvline(0.0, color=ink(), **FAINT)
-    left.set_xlabel(f"log10 Bayes factor of\n{shorten(str(table.index[0]), 40)}")
+    left.set_xlabel(f"log10 Bayes factor of\n{shorten(str(table.index[0]), 40)} over each")
     right.set(xlabel="posterior model probability", xlim=(0, 1.25), xticks=(0, 0.5, 1))
     return axes
 

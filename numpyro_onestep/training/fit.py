@@ -66,7 +66,8 @@ def fit(
         trained = resume(trained, before, problem, plan)
     num_iterations = int(np.ravel(trained.num_iterations)[0])
     block = _block(num_iterations)
-    with tqdm(total=num_iterations, desc="training", disable=not progress_bar) as bar:
+    done = int(np.max(np.asarray(trained.iteration)))
+    with tqdm(total=num_iterations, initial=done, desc="training", disable=not progress_bar) as bar:
         while not np.all(np.asarray(trained.done) | (np.asarray(trained.iteration) >= num_iterations)):
             begin = time.monotonic()
             trained = advance(trained, problem, plan, _until_next_look(trained, block))

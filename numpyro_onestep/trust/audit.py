@@ -34,8 +34,11 @@ def audit(rng_key: Array, flows: Sequence[Flow], num_steps: int, init_scale: flo
     )
 
 
-def describe(found: Audit, constrain: Callable[[Array], Any]) -> list[str]:
-    """Where there is mass that the flow does not reach, or may be, by the constrained values of a flat point."""
+def describe(found: Audit, constrain: Callable[[Array], Any], improper: bool = False) -> list[str]:
+    """Where there is mass that the flow does not reach, or may be, by the constrained values of a flat point.
+
+    With `improper` priors that may be since there is no end of it.
+    """
 
     def around(regions: np.ndarray) -> str:
         places = []
@@ -45,7 +48,14 @@ def describe(found: Audit, constrain: Callable[[Array], Any]) -> list[str]:
             places.append(", ".join(f"{name} = {_short(np.ravel(value))}" for name, value in list(sites.items())[:4]))
         return "; ".join(places)
 
-    what_to_do = "Spread the starts with a larger `init_scale`, or start there with `init_params` or `init_strategy`."
+    what_to_do = (
+        "Spread the starts with a larger `init_scale` (3 by default, unconstrained); `init_params` and `init_strategy` "
+        "move the point that they are spread around."
+    )
+    if improper:
+        what_to_do = (
+            "If the improper priors leave the posterior without a finite integral, nothing mends it but proper priors."
+        )
     if len(found.missing):
         return [
             f"At least {100 * found.share:.3g} % of the posterior's mass is out of the flow's reach, around "

@@ -78,13 +78,14 @@ class Evidence(NamedTuple):
     def rows(self) -> list[tuple[str, str]]:
         """What `print` and a notebook show: names and values, warnings and notes last."""
         digits = _digits(self.std_error)
-        upper = " or more, no upper bound" if math.isnan(self.eubo) else f" to {with_digits(self.eubo, digits)}"
+        upper = "or more, no upper bound" if math.isnan(self.eubo) else f"to {with_digits(self.eubo, digits)}"
+        bounds = f"{with_digits(self.elbo, digits)} {upper}, in expectation"
         share = 100 * self.ess / self.num_proposals
         each = f"{_count(self.num_evaluations, 'evaluation')} each"
         texts = {"warnings": self.failures, "notes": self.notes}
         return [
             ("log evidence", with_error(self.log_z, self.std_error)),
-            ("bounds", f"{with_digits(self.elbo, digits)}{upper}"),
+            ("bounds", "undefined" if math.isnan(self.log_z) else bounds),
             ("ESS", f"{self.ess:.0f} of {self.num_proposals} proposals ({share:.1f} %), {each}"),
             ("Pareto k", f"{self.pareto_k:.2f}{' (constant weights)' * (self.pareto_k == -math.inf)}"),
             ("folds", f"{self.fold_fraction:.4f}"),

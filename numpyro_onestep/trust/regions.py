@@ -52,12 +52,14 @@ def fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_u
     singles = Mixture(*map(jnp.asarray, (np.zeros_like(means[:, :1]), means[:, None], trils[:, None])))
     fitted, _ = mixture_vi.fit_each(target, rng_key, rng_key, singles)  # the second key is that of the ELBO, not used
     means, trils = np.asarray(fitted.means[:, 0]), np.asarray(fitted.scale_trils[:, 0])
+    # where the density does not fall off, as without a proper posterior, a Gaussian may end without a width
+    wide = np.all(np.isfinite(trils), axis=(1, 2)) & np.all(np.diagonal(trils, axis1=1, axis2=2) > 0, axis=1)
     kept: list[int] = []
-    for i in range(int(np.sum(usable[order]))):
+    for i in np.flatnonzero(wide[: int(np.sum(usable[order]))]):
         if not any(np.linalg.norm(np.linalg.solve(trils[j], means[i] - means[j])) < 1 for j in kept):
             kept.append(i)
     log_weights = np.full(len(means), -np.inf, means.dtype)
-    log_weights[kept] = -np.log(len(kept))
+    log_weights[kept] = -np.log(max(len(kept), 1))
     return Mixture(*map(jnp.asarray, (log_weights, means, trils))), int(found.num_gradients)
 
 

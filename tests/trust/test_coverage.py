@@ -15,7 +15,7 @@ from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.flow import density, steps
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import safe_log_density
-from numpyro_onestep.trust import coverage
+from numpyro_onestep.trust import coverage, regions
 from numpyro_onestep.trust.audit import describe
 
 AUDITED = {**TINY, "coverage_audit": True}
@@ -73,14 +73,27 @@ def test_a_lost_mode_is_found_and_weighed(getkey, identity):
 def test_mass_that_cannot_be_measured_is_not_passed_over():
     kernel = OneStep(potential_fn=lambda z: 0.5 * jnp.sum(z**2))
     constrain = kernel.look(random.key(0), jnp.zeros(DIM), (), {}).constrain((), {})
-    regions = Mixture(jnp.zeros(2), jnp.array([jnp.full(DIM, 7.0), jnp.zeros(DIM)]), jnp.ones((2, DIM, DIM)))
-    found = coverage.Audit(0.0, np.array([0.4, 0.01]), regions, np.zeros(0), np.zeros(0))
+    places = Mixture(jnp.zeros(2), jnp.array([jnp.full(DIM, 7.0), jnp.zeros(DIM)]), jnp.ones((2, DIM, DIM)))
+    found = coverage.Audit(0.0, np.array([0.4, 0.01]), places, np.zeros(0), np.zeros(0))
     (warning,) = describe(found, constrain)
     assert "around parameters = (7, 7" in warning
     assert "Perhaps 41 % " in warning
     assert describe(found._replace(shares=np.array([0.01, 0.0])), constrain) == []
     (warning,) = describe(found._replace(share=0.3), constrain)
     assert "At least 30 % " in warning
+    assert "larger `init_scale`" in warning
+    (warning,) = describe(found._replace(share=0.3), constrain, improper=True)
+    assert "nothing mends it but proper priors" in warning
+
+
+def test_regions_without_a_width_are_left_out(monkeypatch):
+    means = jnp.array([[0.0, 0.0], [1.0, 0.0], [9.0, 0.0]])
+    trils = jnp.eye(DIM) * jnp.array([0.0, jnp.inf, 1.0])[:, None, None]
+    fitted = Mixture(jnp.zeros((3, 1)), means[:, None], trils[:, None])
+    monkeypatch.setattr(regions.mixture_vi, "fit_each", lambda *_: (fitted, None))
+    flat = safe_log_density(lambda z: -0.5 * (z[0] + z[1]) ** 2)  # along one direction it does not fall off
+    found, _ = regions.fit(flat, np.ones(DIM), random.key(0), means, 3)
+    np.testing.assert_array_equal(found.log_weights, [-np.inf, -np.inf, 0])
 
 
 def test_an_audit_compiles_nothing_that_the_search_has_compiled(getkey):
