@@ -81,7 +81,7 @@ def fit(
 
 
 def _check_same_shapes(before: StepNetwork, network: StepNetwork) -> None:
-    if jax.tree.map(np.shape, before) != jax.tree.map(np.shape, network):
+    if list(map(np.shape, jax.tree.leaves(before))) != list(map(np.shape, jax.tree.leaves(network))):
         raise ValueError(
             "The earlier flow was trained with another `width`, `num_blocks`, `budgets` or `num_replicates` than this "
             "kernel has: a warm start needs the same. Train without `warm_start`."

@@ -73,7 +73,7 @@ def test_the_host_looks_where_blocks_and_rounds_end():
     looks = [0]
     while looks[-1] < 300:
         state = SimpleNamespace(iteration=np.array([looks[-1], 0]))  # of two flows, the second done long ago
-        looks.append(looks[-1] + fit._until_next_look(state, 1000))
+        looks.append(looks[-1] + fit._until_next_look(state, fit._block(1000)))
     assert looks == [0, 16, 48, 50, 100, 112, 150, 200, 240, 250, 300]
 
 
