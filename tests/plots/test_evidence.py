@@ -33,7 +33,7 @@ def test_plot_compare(ink, finished):
     names = [label.get_text() for label in finished(left).get_yticklabels()]
     assert names == ["ours", "doubtful\n(not reliable)", "undefined"]
     assert [bar.get_width() for bar in right.patches] == pytest.approx(list(table["probability"][:2]))
-    assert left.get_xlabel().endswith("ours")
+    assert left.get_xlabel().endswith("ours over each")
 
 
 def test_what_cannot_be_drawn_is_said():

@@ -13,7 +13,7 @@ def test_evidence_is_a_tuple_and_prints_as_a_table():
     assert GOOD[0] == GOOD.log_z == -31.3113
     lines = str(GOOD).splitlines()
     assert lines[0] == "log evidence  -31.3113 ± 0.0020"
-    assert lines[1] == "bounds        -31.3200 to -31.3000"
+    assert lines[1] == "bounds        -31.3200 to -31.3000, in expectation"
     assert "3890 of 4096 proposals (95.0 %), 1 evaluation each" in lines[2]
     assert lines[-1].split() == ["reliable", "yes"]
     assert repr(GOOD).startswith("Evidence(log_z=-31.3113, std_error=0.002,")
@@ -31,7 +31,8 @@ def test_doubts_are_printed_and_escaped():
     assert "no" in str(doubtful._replace(draws_reliable=False)).splitlines()[6].split()
     assert text.splitlines()[-1].split() == ["notes", "d"]
     assert text.splitlines()[0].split() == ["log", "evidence", "undefined"]
-    assert "no upper bound" in str(doubtful._replace(eubo=np.nan))
+    assert "\nbounds        undefined\n" in str(doubtful)
+    assert "no upper bound" in str(doubtful._replace(log_z=-31.31, eubo=np.nan))
     assert "-inf (constant weights)" in str(doubtful._replace(pareto_k=-np.inf))
 
 
