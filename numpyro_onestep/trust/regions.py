@@ -57,7 +57,7 @@ def fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_u
     kept: list[int] = []
     for i in np.flatnonzero(wide[: int(np.sum(usable[order]))]):
         if not any(np.linalg.norm(np.linalg.solve(trils[j], means[i] - means[j])) < 1 for j in kept):
-            kept.append(i)
+            kept.append(int(i))
     log_weights = np.full(len(means), -np.inf, means.dtype)
     log_weights[kept] = -np.log(max(len(kept), 1))
     return Mixture(*map(jnp.asarray, (log_weights, means, trils))), int(found.num_gradients)
