@@ -6,14 +6,15 @@ entries of a table of types, shapes and offsets.
 
 import json
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "named", "plain"]
 
 _ALIGNMENT = 16  # bytes
 _HOLDS = "use arrays, numbers, strings, None, lists, tuples and dicts with strings as keys"
@@ -40,6 +41,21 @@ def decode(found: dict[str, Any], whole: bytes, start: int) -> dict[str, Any]:
     """
     arrays = [_view(whole, start, *entry) for entry in found["arrays"]]
     return {name: _decode(value, arrays) for name, value in found["tree"].items()}
+
+
+def plain(value: Any) -> Any:
+    """Named tuples as dicts, all the way down."""
+    return {name: plain(part) for name, part in value._asdict().items()} if hasattr(value, "_asdict") else value
+
+
+def named(kind: Any, parts: dict[str, Any], as_array: Callable[[Any], Any]) -> Any:
+    """The inverse of `plain`, for a named tuple of this type."""
+    hints = get_type_hints(kind)
+    values = {
+        name: named(hints[name], part, as_array) if hasattr(hints[name], "_fields") else part
+        for name, part in parts.items()
+    }
+    return kind(**{name: as_array(part) if isinstance(part, np.ndarray) else part for name, part in values.items()})
 
 
 def _encode(tree: Any, what: str, table: list[Any], parts: list[bytes]) -> Any:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxlib.version import __version__ as jaxlib_version
 
 from numpyro_onestep import archive
 from numpyro_onestep.compilation import jit_once
+from numpyro_onestep.encoding import named, plain
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.model.target import Target
 from numpyro_onestep.state import OneStepState
@@ -64,9 +65,9 @@ class Journal:
     def stage(self, name: str, kind: type[_T], compute: Callable[[], _T], as_array: Any = jnp.asarray) -> _T:
         """The named tuple that `compute` returns, or what it returned in the run before, its arrays `as_array`."""
         if self.has(name):
-            return _named(kind, self._stages[name], as_array)
+            return named(kind, self._stages[name], as_array)
         value = compute()
-        self._record(name, _plain(value))
+        self._record(name, plain(value))
         return value
 
     def has(self, name: str) -> bool:
@@ -159,18 +160,3 @@ def _same(now: Any, then: Any) -> bool:
         return type(now) is type(then) and now == then
     close = now.shape == then.shape and now.dtype == then.dtype
     return close and np.allclose(now, then, rtol=100 * np.finfo(now.dtype).eps, atol=1e-3, equal_nan=True)
-
-
-def _plain(value: Any) -> Any:
-    """Named tuples as dicts, all the way down."""
-    return {name: _plain(part) for name, part in value._asdict().items()} if hasattr(value, "_asdict") else value
-
-
-def _named(kind: Any, parts: dict[str, Any], as_array: Callable[[Any], Any]) -> Any:
-    """The inverse of `_plain`, for a named tuple of this type."""
-    hints = get_type_hints(kind)
-    values = {
-        name: _named(hints[name], part, as_array) if hasattr(hints[name], "_fields") else part
-        for name, part in parts.items()
-    }
-    return kind(**{name: as_array(part) if isinstance(part, np.ndarray) else part for name, part in values.items()})

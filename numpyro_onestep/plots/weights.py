@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
+from numpyro_onestep import options
 from numpyro_onestep.compilation import fold_in
 from numpyro_onestep.draws.proposal import pool
 from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight, pareto_k, pareto_k_threshold
@@ -118,8 +119,7 @@ def fresh_log_weights(
     sampler: Any, what: str, rng_key: Array | None, num_draws: int, num_steps: int | None = None
 ) -> np.ndarray:
     """Log weights of fresh draws of the flow, shape (num_draws,); `what` needs them, for the error."""
-    if num_draws < 1:
-        raise ValueError(f"`num_draws` must be at least 1, not {num_draws}.")
+    num_draws = options.whole("num_draws", num_draws)
     run = run_of(sampler, what)
     key: Any = fold_in(trained_flows(run.state)[0].train.rng_key, 3) if rng_key is None else rng_key  # type: ignore
     num_steps = run.kernel.num_steps if num_steps is None else num_steps

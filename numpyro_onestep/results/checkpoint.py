@@ -10,10 +10,9 @@ import numpy as np
 from jax import Array, random
 
 from numpyro_onestep import archive
-from numpyro_onestep.base.conditional_scale import Whitening
 from numpyro_onestep.base.distribution import Base
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem
+from numpyro_onestep.encoding import named, plain
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.kernel import OneStep
 from numpyro_onestep.members.laplace import Members
@@ -77,7 +76,7 @@ def save(sampler: Any, path: str | Path) -> None:
         states=sampler._states,
         evidence=sampler.evidence,
     )
-    archive.write(path, _KIND, _FORMAT, _nested(saved))
+    archive.write(path, _KIND, _FORMAT, plain(saved))
 
 
 @one_blas_thread()
@@ -117,14 +116,13 @@ def _read(path: str | Path) -> _Saved:
     content = archive.read(path, _KIND, _FORMAT)
     try:
         saved = _Saved(**content)
-        base, members = jax.tree.map(jnp.asarray, content["base"]), content["members"]
-        base = {**base, "mixture": Mixture(**base["mixture"]), "whitening": Whitening(**base["whitening"])}
+        members = content["members"]
         arrays = {name: jnp.asarray(part) for name, part in (members or {}).items() if isinstance(part, np.ndarray)}
         return saved._replace(
             counts={name: content["counts"][name] for name in _COUNTS},
             scores={name: jnp.asarray(content["scores"][name]) for name in _SCORES},
             networks=[StepNetwork.from_arrays(arrays) for arrays in content["networks"]],
-            base=Base(**base),
+            base=named(Base, content["base"], jnp.asarray),
             members=members and Members(**{**members, **arrays}),
             init_params=jax.tree.map(jnp.asarray, content["init_params"]),
             evidence=Evidence(**content["evidence"]),
@@ -152,8 +150,3 @@ def _look(path: str | Path, kernel: OneStep, saved: _Saved) -> ModelSetup:
             f"here it is {value:.6g}. Load it with the model that it was trained on."
         )
     return setup
-
-
-def _nested(record: Any) -> Any:
-    """Named tuples as dicts, all the way down."""
-    return {k: _nested(v) for k, v in record._asdict().items()} if hasattr(record, "_asdict") else record
