@@ -7,7 +7,7 @@ entries of a table of types, shapes and offsets.
 import json
 import math
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -51,11 +51,15 @@ def plain(value: Any) -> Any:
 def named(kind: Any, parts: dict[str, Any], as_array: Callable[[Any], Any]) -> Any:
     """The inverse of `plain`, for a named tuple of this type."""
     hints = get_type_hints(kind)
-    values = {
-        name: named(hints[name], part, as_array) if hasattr(hints[name], "_fields") else part
-        for name, part in parts.items()
-    }
-    return kind(**{name: as_array(part) if isinstance(part, np.ndarray) else part for name, part in values.items()})
+
+    def restored(hint: Any, part: Any) -> Any:
+        fields = getattr(part, "keys", tuple)()
+        fitting = [k for k in (hint, *get_args(hint)) if hasattr(k, "_fields") and set(k._fields) == set(fields)]
+        if fitting:
+            return named(fitting[0], part, as_array)
+        return as_array(part) if isinstance(part, np.ndarray) else part
+
+    return kind(**{name: restored(hints[name], part) for name, part in parts.items()})
 
 
 def _encode(tree: Any, what: str, table: list[Any], parts: list[bytes]) -> Any:

@@ -16,7 +16,7 @@ from numpyro.util import identity, is_prng_key
 from numpyro_onestep import options
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.problem import Problem
-from numpyro_onestep.base.search import search
+from numpyro_onestep.base.search import num_drawn, search_model
 from numpyro_onestep.check import Check, check
 from numpyro_onestep.compilation import full_precision, make_room, split
 from numpyro_onestep.draws.proposal import BRIDGES
@@ -248,11 +248,11 @@ class OneStep(MCMCKernel):
         trained, base = None, None
         if num_warmup > 0:
             setup = setup if single else setup.find_members(args, kwargs)
-            target = setup.target(args, kwargs)
-            base = search(setup.marginal(args, kwargs), self.init_scale, key_base, setup.start)
-            base = base_.beside(base, setup.dim - base.dim)
+            drawn = setup.draw_prior(key_setup, num_drawn(setup.work), args, kwargs)
+            base = search_model(setup, (args, kwargs), self.init_scale, key_base, drawn)
             base = base_.pad(base) if single else base  # states of single chains are stacked in the end
-            trained = fit.start(key_train, Problem(base, target), self.plan(base.dim, setup.work), num_warmup)
+            problem = Problem(base, setup.target(args, kwargs))
+            trained = fit.start(key_train, problem, self.plan(base.dim, setup.work), num_warmup)
         state = first_state(rng_key, setup, (args, kwargs), self.num_steps, base, trained)
         if isinstance(setup.center, Tracer):  # it must not outlive the transformation
             self._setup = setup._replace(center=np.zeros(setup.center.shape, setup.center.dtype))

@@ -9,6 +9,9 @@ from jax import Array, random
 from numpyro.infer import MCMC
 
 from numpyro_onestep import options
+from numpyro_onestep.audit.coverage import Audit
+from numpyro_onestep.audit.report import audit, describe
+from numpyro_onestep.base.modes import num_drawn
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
 from numpyro_onestep.devices import FOR_RUNS, row
@@ -22,10 +25,8 @@ from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.sampling import bridges_of
 from numpyro_onestep.state import OneStepState, first_values, flows_of, trained_flows
 from numpyro_onestep.threads import one_blas_thread
-from numpyro_onestep.trust.audit import audit, describe
 from numpyro_onestep.trust.bridged import estimate_bridged
 from numpyro_onestep.trust.checks import MANY_MODES, MAX_LOST
-from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.estimate import estimate, with_caveats
 from numpyro_onestep.trust.evidence import Evidence
 
@@ -139,7 +140,8 @@ def evidence(
     replicates = [propose(f, key, share, kernel.num_steps, True) for f, key in zip(flows, keys, strict=True)]
     if audited is None and kernel.coverage_audit:
         log_z = [log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates]
-        audited = audit(key_audit, flows, kernel.num_steps, kernel.init_scale, log_z)
+        drawn = run.setup.draw_prior(random.fold_in(key_audit, 2), num_drawn(run.setup.work), run.args, run.kwargs)
+        audited = audit(key_audit, flows, kernel.num_steps, kernel.init_scale, log_z, drawn)
     where = lambda: [] if audited is None else describe(audited, run.constrain(), improper)  # noqa: E731
     improper = any("improper" in caveat for caveat in run.setup.caveats)
     notes = run.setup.notes

@@ -11,6 +11,7 @@ from numpyro.util import is_prng_key
 
 from numpyro_onestep import options, sampling
 from numpyro_onestep import state as state_
+from numpyro_onestep.audit.coverage import Audit
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.compilation import split
 from numpyro_onestep.devices import on_one, row
@@ -25,7 +26,6 @@ from numpyro_onestep.sampling import chains_of
 from numpyro_onestep.state import OneStepState
 from numpyro_onestep.threads import one_blas_thread
 from numpyro_onestep.training.evaluation import History
-from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.evidence import Evidence
 from numpyro_onestep.warmup import warmup
 

@@ -114,7 +114,7 @@ def first_state(
 
 @jit_once
 def _center(base: Base, unravel: ModelFunction) -> Any:
-    return unravel(base_.unwhiten(base, jnp.zeros_like(base.whitening.shift)))
+    return unravel(base_.unwhiten(base, jnp.zeros(base.dim, base.dtype)))
 
 
 def trained_state(

@@ -11,9 +11,12 @@ from jax import Array
 from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
+from numpyro_onestep.audit import coverage
+from numpyro_onestep.audit.coverage import Audit
+from numpyro_onestep.audit.report import audit
 from numpyro_onestep.base import search
-from numpyro_onestep.base.conditional_scale import influence
 from numpyro_onestep.base.distribution import Base, beside
+from numpyro_onestep.base.modes import num_drawn
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.compilation import fold_in, full_precision, split
 from numpyro_onestep.devices import on_all, on_one
@@ -27,9 +30,6 @@ from numpyro_onestep.training.evaluation import History
 from numpyro_onestep.training.fit import fit, start
 from numpyro_onestep.training.plan import Plan
 from numpyro_onestep.training.state import TrainState, separate
-from numpyro_onestep.trust import coverage
-from numpyro_onestep.trust.audit import audit
-from numpyro_onestep.trust.coverage import Audit
 
 __all__ = ["Warmup", "warmup"]
 
@@ -85,7 +85,7 @@ def warmup(
     With the state `before` of a run on other data of the same shape, its networks are trained on where they fit better
     than the base, which is found anew; a broad base, whose axes have no order, is kept as well.
 
-    No retry where the base has conditional scales, which no mixture can keep, or is broad anyhow: it is only told.
+    No retry where a wider base could not keep what this one has (`search.extends`): it is only told.
 
     Args:
         rng_key: random key; the first of its three parts is for the look at the model.
@@ -116,6 +116,9 @@ def warmup(
     target, dim = setup.target(*given), setup.dim
     options = {"init_scale": init_scale, "num_steps": num_steps, "coverage_audit": coverage_audit}
     options |= {"plan": plan, "num_warmup": num_warmup}
+    in_search, in_audit = search.num_drawn(setup.work), num_drawn(setup.work)
+    drawn = setup.draw_prior(fold_in(rng_key, 8), in_search + in_audit, *given)
+    drawn_first, drawn_again = (None, None) if drawn is None else np.split(drawn, [in_search])
     journal = open_journal(checkpoint, rng_key, setup, given, options, before)
 
     def expect_flow(base: Base) -> None:
@@ -131,8 +134,7 @@ def warmup(
     def find() -> _Found:
         spent: list[int] = []
         with tqdm(total=1, desc="base search", disable=not progress_bar) as bar:
-            base = search.search(setup.marginal(*given), init_scale, key_base, setup.start, spent, expect_flow)
-            base = beside(base, dim - base.dim)
+            base = search.search_model(setup, given, init_scale, key_base, drawn_first, spent, expect_flow)
             bar.update()
         return _Found(base, sum(spent))
 
@@ -179,7 +181,8 @@ def warmup(
             each = separate(trained)
             flows = [Flow(one.best, Problem(base, target)) for one in each]
             with tqdm(total=1, desc="coverage audit", disable=not progress_bar) as bar:
-                found = audit(key, flows, num_steps, init_scale, [float(one.best_log_z) for one in each])
+                log_z = [float(one.best_log_z) for one in each]
+                found = audit(key, flows, num_steps, init_scale, log_z, drawn_again)
                 bar.update()
             return found
 
@@ -192,11 +195,7 @@ def warmup(
         return Warmup(on_one(base), on_one(trained), history, None, num_gradients, key_left)
     found = look("audit", key_audit, base, trained)
     num_gradients += found.num_gradients
-    if (
-        len(found.missing)
-        and not bool(base.annealed)
-        and not np.any(influence(jax.tree.map(np.asarray, base.whitening)) > 0)
-    ):
+    if len(found.missing) and search.extends(base):
 
         def extend() -> _Found:
             spent: list[int] = []

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from numpyro_onestep.base.distribution import whiten
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.gaussians.mixture import Mixture
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

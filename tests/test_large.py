@@ -7,6 +7,7 @@ from jax import random
 from jax.scipy.special import logsumexp
 
 from numpyro_onestep import OneStep, OneStepSampler
+from numpyro_onestep.audit import coverage
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.base.search import search
@@ -14,7 +15,6 @@ from numpyro_onestep.flow import steps as flow
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.model.target import LARGE_DIM, Target, safe_log_density
 from numpyro_onestep.training.fit import start
-from numpyro_onestep.trust import coverage
 
 DIM = LARGE_DIM + 4
 

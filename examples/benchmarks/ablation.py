@@ -28,12 +28,12 @@ from numpyro_onestep import OneStep
 from numpyro_onestep.base import distribution as base
 from numpyro_onestep.base import search as base_search
 from numpyro_onestep.base.distribution import Base
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.flow import block, steps
 from numpyro_onestep.flow import network as network_
 from numpyro_onestep.flow.block import BlockParams
 from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.training import losses, optimizer
 from numpyro_onestep.training.losses import Consistency, Loss, PathGradient
 from numpyro_onestep.training.plan import Plan

@@ -36,9 +36,9 @@ from jax.flatten_util import ravel_pytree
 from problems import PROBLEMS
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 from numpyro_onestep.paper import log_det as log_det_
 from numpyro_onestep.paper import sde

@@ -1,6 +1,8 @@
-"""Models of a hundred to a thousand dimensions, with log Z where it is known in closed form or by quadrature."""
+"""Models of 50 to 1600 dimensions, with log Z where it is known in closed form, by quadrature or a particle filter."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpyro
 import numpyro.distributions as dist
 from answer_targets import LOG_Z, autoregression, crossed, item_response
 from numpyro.contrib.control_flow import scan
+from problems import PROBLEMS, double_wells
 from scipy.special import gammaln, logsumexp
 from scipy.stats import halfcauchy, nbinom, norm
 
@@ -16,11 +19,16 @@ __all__ = ["LARGE_TARGETS", "LargeTarget"]
 
 
 class LargeTarget(NamedTuple):
-    """A model with its arguments; log Z is nan where it is not known."""
+    """A model with its arguments, or a potential function of 50 numbers; log Z is nan where it is not known.
 
-    model: Callable[..., Any]
-    args: tuple[Any, ...]
+    `options` of `OneStep` are part of the problem's statement.
+    """
+
+    model: Callable[..., Any] | None
+    args: tuple[Any, ...] = ()
     log_z: float = float("nan")
+    potential_fn: Callable[[Any], Any] | None = None
+    options: dict[str, Any] = {}  # noqa: RUF012
 
 
 def counts_model(count: np.ndarray) -> None:
@@ -166,6 +174,93 @@ def one_parameter(persons: int = 400, items: int = 100) -> LargeTarget:
     )
 
 
+def cox_model(count: np.ndarray, factor: np.ndarray) -> None:
+    """A log-Gaussian Cox process on a grid, whitened; log Z without the constant log count!."""
+    white: Any = numpyro.sample("white", dist.Normal(0, 1).expand([len(count)]).to_event(1))
+    level = np.log(126) - 0.5 * 1.91 + factor @ white
+    numpyro.factor("count", jnp.sum(count * level - jnp.exp(level) / len(count)))
+
+
+def cox(side: int = 40) -> LargeTarget:
+    """126 Finnish pines (Penttinen, Stoyan and Henttonen 1992) on 40 × 40 cells, as in Møller et al. (1998).
+
+    Variance 1.91 and a correlation that falls by e in 1/33 of the side. The points are read from `pines.csv` in the
+    folder that ONESTEP_DATA names: two columns after the first, from 0 to 1.
+    """
+    path = Path(os.environ.get("ONESTEP_DATA", "data")) / "pines.csv"
+    points = np.genfromtxt(path, delimiter=",", skip_header=1)[:, 1:3]
+    count, _, _ = np.histogram2d(*points.T, bins=side, range=[[0, 1], [0, 1]])
+    cells = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(-1, 2) / side
+    distance = np.linalg.norm(cells[:, None] - cells, axis=-1)
+    factor = np.linalg.cholesky(1.91 * np.exp(-33 * distance))
+    return LargeTarget(cox_model, (count.ravel(), factor), 501.78)  # by tempering from the prior, ± .1
+
+
+def lorenz_model(y: np.ndarray) -> None:
+    """The Lorenz equations with noise in each of 30 Euler steps, the first coordinate seen at both ends of the path.
+
+    "Convection Lorenz bridge" of the Inference Gym (Sountsov, Radul et al. 2020).
+    """
+
+    def moved(x: Any) -> Any:
+        change = jnp.stack([10 * (x[1] - x[0]), x[0] * (28 - x[2]) - x[1], x[0] * x[1] - 8 / 3 * x[2]])
+        return x + 0.02 * change
+
+    def step(x: Any, seen: Any) -> tuple[Any, None]:
+        x = numpyro.sample("x", dist.Normal(moved(x), 0.02**0.5 * 0.1).to_event(1))
+        with numpyro.handlers.mask(mask=~jnp.isnan(seen)):
+            numpyro.sample("y", dist.Normal(x[0], 1.0), obs=jnp.nan_to_num(seen))
+        return x, None
+
+    first: Any = numpyro.sample("first", dist.Normal(0, 1).expand([3]).to_event(1))
+    numpyro.sample("first_y", dist.Normal(first[0], 1.0), obs=y[0])
+    scan(step, first, y[1:])
+
+
+def lorenz() -> LargeTarget:
+    """Thirty steps, ten of them unseen, generated."""
+    rng = np.random.default_rng(11)
+    x, path = rng.normal(size=3), []
+    for _ in range(30):
+        path.append(x[0])
+        change = np.array([10 * (x[1] - x[0]), x[0] * (28 - x[2]) - x[1], x[0] * x[1] - 8 / 3 * x[2]])
+        x = x + 0.02 * change + 0.02**0.5 * 0.1 * rng.normal(size=3)
+    y = np.array(path) + rng.normal(size=30)
+    y[10:20] = np.nan
+    return LargeTarget(lorenz_model, (y,), -30.98)  # by a bootstrap particle filter, ± .01
+
+
+def mixture_model(components: Any) -> Callable[[], None]:
+    """A mixture with equal weights as the prior of a model without data: log Z is nought."""
+
+    def model() -> None:
+        weights = dist.CategoricalProbs(np.full(len(components.mean), 1 / len(components.mean)))
+        numpyro.sample("x", dist.MixtureSameFamily(weights, components))
+
+    return model
+
+
+def modes(num: int = 40, dim: int = 50) -> LargeTarget:
+    """Gaussians with unit variances and means uniform in [−40, 40]^50, as in the paper's code."""
+    means = np.random.default_rng(12).uniform(-40, 40, (num, dim))
+    model = mixture_model(dist.Normal(means, np.log1p(np.e)).to_event(1))
+    return LargeTarget(model, (), 0.0, options={"init_scale": 25.0})
+
+
+def student(num: int = 10, dim: int = 50) -> LargeTarget:
+    """Products of t densities with two degrees of freedom, their centres uniform in [−10, 10]^50, as in the paper's."""
+    centers = np.random.default_rng(13).uniform(-10, 10, (num, dim))
+    return LargeTarget(
+        mixture_model(dist.StudentT(2.0, centers, 1.0).to_event(1)), (), 0.0, options={"init_scale": 6.0}
+    )
+
+
+def wells() -> LargeTarget:
+    """25 double wells."""
+    problem = double_wells(25)
+    return LargeTarget(None, (), problem.log_z, problem.potential_fn)
+
+
 LARGE_TARGETS: dict[str, Callable[[], LargeTarget]] = {
     "counts": lambda: counts(400),
     "counts, 1000": lambda: counts(1000),
@@ -178,4 +273,10 @@ LARGE_TARGETS: dict[str, Callable[[], LargeTarget]] = {
     "radon": radon,
     "radon, counties integrated out": lambda: radon()._replace(model=radon_alone_model),
     "stochastic volatility": volatility,
+    "logistic regression": lambda: LargeTarget(PROBLEMS["logistic_300"]().model),
+    "Lorenz": lorenz,
+    "Cox process": cox,
+    "wells": wells,
+    "modes": modes,
+    "Student-t mixture": student,
 }

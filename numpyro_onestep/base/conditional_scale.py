@@ -184,7 +184,7 @@ def fit(
         score = jax.vmap(lambda u: push_score(f, u, -u))(u)
         # in the coordinates of the start, so that badly scaled targets are as easy as any
         value, grad = jax.vmap(target.value_and_grad)(z)
-        # where the density vanishes or overflows there is no gradient: draw the map in, as in `mixture_vi`
+        # where the density vanishes or overflows there is no gradient: draw the map in, as in `gaussians/dense.py`
         force = jnp.where(value[:, None] > -jnp.inf, score - grad, -score) @ start.scale_tril
         force = jnp.where(jnp.all(jnp.isfinite(force), axis=1, keepdims=True), force, 0.0)
         length = jnp.linalg.norm(force, axis=1, keepdims=True)

@@ -5,8 +5,7 @@ the flow is linear far out, the weights of a target whose own tails are polynomi
 Gaussian base do not (Hesterberg 1995, defensive mixtures).
 """
 
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +13,18 @@ from jax import Array, random
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import gammaln, logsumexp
 
-from numpyro_onestep.base import conditional_scale, mixture_vi
+from numpyro_onestep.base import conditional_scale
 from numpyro_onestep.base.conditional_scale import Whitening
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.compilation import jit_once
+from numpyro_onestep.gaussians import factors
+from numpyro_onestep.gaussians import mixture as mixture_
+from numpyro_onestep.gaussians.factors import Affine
+from numpyro_onestep.gaussians.mixture import Mixture
+from numpyro_onestep.model.target import LARGE_DIM
 
 __all__ = [
     "Base",
+    "as_mixture",
     "beside",
     "log_prob",
     "pad",
@@ -38,23 +42,38 @@ class Base(NamedTuple):
     """p0 in whitened coordinates u, and the map z = rotation·whitening(u) to the unconstrained space.
 
     Attributes:
-        mixture: p0 on u but for its tails; with one component it is exactly the standard normal.
-        whitening: affine or with conditional scales.
+        mixture: p0 on the first C coordinates of u but for its tails; with one component it is exactly the standard
+            normal.
+        whitening: of the first C coordinates: with conditional scales, or affine and without a matrix.
         annealed: whether p0 only spans the target's modes, so that training must anneal from p0 to the target.
-        rotation: orthogonal, shape (D, D); its columns are the axes along which the target factorises best.
+        rotation: orthogonal, shape (C, C); its columns are the axes along which the target factorises best. None where
+            that would be too large a matrix.
         heavy_share: of p0, what is Student-t.
+        beside: zeros, one for each of the D − C further coordinates, which are standard normal, independent of the
+            others, and left as they are.
     """
 
     mixture: Mixture
-    whitening: Whitening
+    whitening: Whitening | Affine
     annealed: Array
-    rotation: Array
+    rotation: Array | None
     heavy_share: Array
+    beside: Array
+
+    @property
+    def num_own(self) -> int:
+        """C, the coordinates that are whitened."""
+        return self.whitening.shift.shape[0]
 
     @property
     def dim(self) -> int:
         """The dimension D."""
-        return self.whitening.shift.shape[0]
+        return self.num_own + self.beside.shape[0]
+
+    @property
+    def dtype(self) -> Any:
+        """Of draws."""
+        return self.whitening.shift.dtype
 
 
 def sample(base: Base, rng_key: Array, num_draws: int, inflate: float | Array = 1.0) -> Array:
@@ -62,7 +81,7 @@ def sample(base: Base, rng_key: Array, num_draws: int, inflate: float | Array = 
 
     `inflate` stretches the components about their means: a number, or one for each draw, shape (num_draws, 1).
     """
-    dtype = base.whitening.shift.dtype
+    dtype = base.dtype
     key_heavy, key_stretch = random.split(random.fold_in(rng_key, 1))
     heavy = random.uniform(key_heavy, (num_draws, 1), dtype) < base.heavy_share
     # a normal over the root of a mean-one exponential is Student-t with 2 degrees of freedom
@@ -70,7 +89,11 @@ def sample(base: Base, rng_key: Array, num_draws: int, inflate: float | Array = 
     inflate = inflate * jnp.where(heavy, stretch, 1.0)
     if base.mixture.means.shape[0] == 1:
         return inflate * random.normal(rng_key, (num_draws, base.dim), dtype)
-    return mixture_vi.sample(base.mixture, rng_key, num_draws, inflate)
+    own = mixture_.sample(base.mixture, rng_key, num_draws, inflate)
+    if base.dim == base.num_own:
+        return own
+    others = random.normal(random.fold_in(rng_key, 3), (num_draws, len(base.beside)), dtype)
+    return jnp.concatenate([own, inflate * others], axis=1)
 
 
 def log_prob(base: Base, u: Array, inflate: float = 1.0) -> Array:
@@ -83,11 +106,17 @@ def log_prob(base: Base, u: Array, inflate: float = 1.0) -> Array:
 def parts(base: Base, u: Array, inflate: float = 1.0) -> tuple[Array, Array]:
     """Log densities of p0's two parts at one point: Gaussian components, and the same with Student-t directions."""
     alone = base.mixture.means.shape[0] == 1
-    white, log_scale = (u[None], jnp.zeros(1, u.dtype)) if alone else mixture_vi.standardize(base.mixture, u)
-    half = 0.5 * jnp.sum((white / inflate) ** 2, axis=1)
+    own, others = (u, u[:0]) if alone else _apart(base, u)
+    white, log_scale = (u[None], jnp.zeros(1, u.dtype)) if alone else mixture_.standardize(base.mixture, own)
+    half = 0.5 * (jnp.sum((white / inflate) ** 2, axis=1) + jnp.sum((others / inflate) ** 2))
     log_scale = log_scale - base.dim * (0.5 * jnp.log(2 * jnp.pi) + jnp.log(inflate))
     heavy = gammaln(1 + base.dim / 2) - (1 + base.dim / 2) * jnp.log1p(half)
     return logsumexp(log_scale - half), logsumexp(log_scale + heavy)
+
+
+def _apart(base: Base, u: Array) -> tuple[Array, Array]:
+    """The coordinates that are whitened, and the others."""
+    return u[: base.num_own], u[base.num_own :]
 
 
 def score(base: Base, u: Array) -> Array:
@@ -97,47 +126,55 @@ def score(base: Base, u: Array) -> Array:
 
 def unwhiten(base: Base, u: Array) -> Array:
     """z(u) of one point."""
-    return base.rotation @ conditional_scale.apply(base.whitening, u)
+    f, (own, others) = base.whitening, _apart(base, u)
+    z = f.shift + factors.times(f.factor, own) if isinstance(f, Affine) else conditional_scale.apply(f, own)
+    return jnp.concatenate([z if base.rotation is None else base.rotation @ z, others])
 
 
 def whiten_point(base: Base, z: Array) -> Array:
     """u(z) of one point, the inverse of `unwhiten`."""
-    return conditional_scale.inverse(base.whitening, base.rotation.T @ z)
+    f, (own, others) = base.whitening, _apart(base, z)
+    z = own if base.rotation is None else base.rotation.T @ own
+    u = factors.solve(f.factor, z - f.shift) if isinstance(f, Affine) else conditional_scale.inverse(f, z)
+    return jnp.concatenate([u, others])
 
 
 def whitening_log_det(base: Base, u: Array) -> Array:
     """log|det ∂z/∂u| at one point."""
-    return conditional_scale.log_det(base.whitening, u)
+    f = base.whitening
+    return factors.log_det(f.factor) if isinstance(f, Affine) else conditional_scale.log_det(f, _apart(base, u)[0])
 
 
 def beside(base: Base, num: int) -> Base:
     """The base with `num` standard normal coordinates more, after its own and independent of them."""
-    return base if num == 0 else _beside(base, num)
-
-
-@partial(jit_once, static_argnames=("num",))
-def _beside(base: Base, num: int) -> Base:
-    eye, none = jnp.eye(num, dtype=base.rotation.dtype), jnp.zeros(num, base.rotation.dtype)
-
-    def vector(own: Array) -> Array:
-        return jnp.concatenate([own, jnp.broadcast_to(none, (*own.shape[:-1], num))], axis=-1)
-
-    def matrix(own: Array, new: Array) -> Array:
-        return jax.scipy.linalg.block_diag(own, new)
-
-    f, mixture = base.whitening, base.mixture
-    slopes, bends, mixing = (matrix(own, 0 * eye) for own in (f.scale_slopes, f.scale_bends, f.mixing))
-    trils = jax.vmap(lambda own: matrix(own, eye))(mixture.scale_trils)
-    shift, tril = vector(f.shift), matrix(f.scale_tril, eye)
-    whitening = Whitening(shift, tril, slopes, bends, mixing, vector(f.offset), vector(f.tails))
-    mixture = Mixture(mixture.log_weights, vector(mixture.means), trils)
+    if num == 0:
+        return base
     # Student-t directions stretch all coordinates alike: what a few need would be wasted on the others
-    return Base(mixture, whitening, base.annealed, matrix(base.rotation, eye), jnp.zeros_like(base.heavy_share))
+    zeros = jnp.zeros(num, base.dtype)
+    return base._replace(heavy_share=jnp.zeros_like(base.heavy_share), beside=zeros)
+
+
+def as_mixture(base: Base) -> Mixture:
+    """What an affine base holds, as Gaussians on the unconstrained space."""
+    f, eye = base.whitening, jnp.eye(len(base.beside), dtype=base.dtype)
+    if isinstance(f, Affine):
+        whole = Mixture(base.mixture.log_weights, f.shift[None], jax.tree.map(lambda leaf: leaf[None], f.factor))
+    else:
+        means = (f.shift + base.mixture.means @ f.scale_tril.T) @ base.rotation.T  # type: ignore[union-attr]
+        trils = mixture_.lower_factor(base.rotation @ f.scale_tril @ base.mixture.scale_trils)  # type: ignore[operator]
+        whole = Mixture(base.mixture.log_weights, means, trils)
+    if len(eye) == 0:
+        return whole
+    means = jnp.pad(whole.means, ((0, 0), (0, len(eye))))
+    trils = jax.vmap(lambda own: jax.scipy.linalg.block_diag(own, eye))(whole.scale_trils)
+    return whole._replace(means=means, scale_trils=trils)
 
 
 def pad(base: Base, sizes: tuple[int, ...] = (9, 64)) -> Base:
     """The same with components without weight, up to one of a few sizes: NumPyro stacks the states of its chains."""
     num = len(base.mixture.log_weights)
+    if base.rotation is None:  # always of one component
+        return base
     extra = next((size for size in sizes if size >= num), num) - num
     more = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], extra, axis=0), base.mixture)
     more = more._replace(log_weights=jnp.full_like(more.log_weights, -1e30))
@@ -147,14 +184,19 @@ def pad(base: Base, sizes: tuple[int, ...] = (9, 64)) -> Base:
 @jit_once
 def whiten(q: Mixture, annealed: bool | Array = False, rotation: Array | None = None) -> Base:
     """The base with the density `q` on rotationᵀz, in coordinates in which it has mean zero and unit covariance."""
+    light, none = jnp.zeros((), q.means.dtype), jnp.zeros(0, q.means.dtype)
+    num, dim = q.means.shape
+    if num == 1 and dim > LARGE_DIM:
+        whitening = Affine(q.means[0], jax.tree.map(lambda leaf: leaf[0], q.scale_trils))
+        return Base(mixture_.standard(dim, q.means.dtype), whitening, jnp.asarray(annealed), None, light, none)
     weights = jnp.exp(q.log_weights)
     shift = weights @ q.means
     centered = q.means - shift
     cov = jnp.einsum("k,kij,klj->il", weights, q.scale_trils, q.scale_trils)
-    tril = q.scale_trils[0] if len(weights) == 1 else jnp.linalg.cholesky(cov + (centered.T * weights) @ centered)
+    tril = q.scale_trils[0] if num == 1 else jnp.linalg.cholesky(cov + (centered.T * weights) @ centered)
     means = solve_triangular(tril, centered.T, lower=True).T
     trils = jax.vmap(lambda component: solve_triangular(tril, component, lower=True))(q.scale_trils)
     whitening = conditional_scale.affine(shift, tril)
     rotation = jnp.eye(len(shift), dtype=shift.dtype) if rotation is None else rotation
     mixture = Mixture(q.log_weights, means, trils)
-    return Base(mixture, whitening, jnp.asarray(annealed), rotation, heavy_share=jnp.zeros((), shift.dtype))
+    return Base(mixture, whitening, jnp.asarray(annealed), rotation, light, none)

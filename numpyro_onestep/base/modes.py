@@ -13,6 +13,8 @@ import optax
 from jax import Array, lax, random
 
 from numpyro_onestep.compilation import in_transformation, jit_once
+from numpyro_onestep.gaussians.factors import Factor
+from numpyro_onestep.gaussians.fit import narrow
 from numpyro_onestep.model.target import COSTLY_DIM, HEAVY_WORK, LARGE_DIM, LogDensity
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "ascend",
     "climb",
     "disperse",
+    "joined",
+    "num_drawn",
     "num_polished",
     "num_starts",
     "polish",
@@ -44,7 +48,7 @@ class Modes(NamedTuple):
     Attributes:
         points: shape (M, D).
         log_density: log γ there, shape (M,).
-        scale_trils: Cholesky factors of the inverse negative Hessians, shape (M, D, D); identity where not valid.
+        scale_trils: factors of the inverse negative Hessians, as in `Mixture`; identity where not valid.
         distinct: whether Newton converged to a point with a positive definite negative Hessian, apart from the higher
             ones, shape (M,).
         valid: those whose Laplace mass is within e^-10 of the largest, shape (M,).
@@ -53,7 +57,7 @@ class Modes(NamedTuple):
 
     points: Array
     log_density: Array
-    scale_trils: Array
+    scale_trils: Factor
     distinct: Array
     valid: Array
     num_gradients: Array
@@ -131,6 +135,22 @@ def num_starts(work: int) -> int:
     return 32 if work > HEAVY_WORK else 128
 
 
+def num_drawn(work: int) -> int:
+    """How many draws of the prior to climb from besides."""
+    return num_starts(work) // 8
+
+
+def joined(starts: Array, spreads: Any, drawn: np.ndarray | None, scale: Any) -> tuple[Any, Any]:
+    """Starts with their spreads, and the points `drawn` after them, to climb from in steps a tenth as long.
+
+    A longer step would tear a path apart.
+    """
+    if drawn is None:
+        return starts, spreads
+    narrow = np.broadcast_to(np.asarray(0.1 * scale, spreads.dtype), drawn.shape)
+    return np.concatenate([np.asarray(starts), drawn.astype(spreads.dtype)]), np.concatenate([spreads, narrow])
+
+
 def takes_hessians(target: LogDensity, dim: int) -> bool:
     """Whether modes are polished and told apart by Hessians."""
     return dim <= LARGE_DIM and getattr(target, "hessians", True)
@@ -183,13 +203,15 @@ def _newton(target: LogDensity, start: Array, max_iterations: int) -> _Peaks:
 
 @jit_once
 def _climb_on(target: LogDensity, starts: Array) -> _Peaks:
-    """Newton from every start; where no Hessians are taken, the starts as they are."""
-    num, dim = starts.shape
-    if not takes_hessians(target, dim):
-        eye = jnp.broadcast_to(jnp.eye(dim, dtype=starts.dtype), (num, dim, dim))
-        value = jax.vmap(target.value)(starts)
-        return _Peaks(starts, value, -eye, jnp.zeros(num, bool), jnp.zeros(num, int))
-    return jax.vmap(lambda x: _newton(target, x, 20 if dim > COSTLY_DIM else 60))(starts)
+    """Newton from every start."""
+    return jax.vmap(lambda x: _newton(target, x, 20 if starts.shape[1] > COSTLY_DIM else 60))(starts)
+
+
+@jit_once
+def _as_they_are(target: LogDensity, starts: Array) -> Modes:
+    num, none = len(starts), jnp.zeros(len(starts), bool)
+    trils = jax.tree.map(lambda leaf: leaf[:, 0], narrow(starts, 1.0).scale_trils)
+    return Modes(starts, jax.vmap(target.value)(starts), trils, none, none, jnp.array(num))
 
 
 def polish(target: LogDensity, starts: Array) -> Modes:
@@ -199,8 +221,11 @@ def polish(target: LogDensity, starts: Array) -> Modes:
     all at once. Where no Hessians are taken the starts stay as they are, none of them valid.
     """
     if in_transformation(starts):
-        return _laplace(_climb_on(target, starts))
+        hessians = takes_hessians(target, starts.shape[1])
+        return _laplace(_climb_on(target, starts)) if hessians else _as_they_are(target, starts)
     rows: Any = np.asarray(starts)
+    if not takes_hessians(target, rows.shape[1]):
+        return jax.tree.map(np.asarray, _as_they_are(target, rows))
     parts = [_climb_on(target, rows[i : i + FEW_MODES]) for i in range(0, len(rows), FEW_MODES)]
     peaks = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     return jax.tree.map(np.asarray, _laplace(peaks))

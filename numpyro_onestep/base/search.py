@@ -8,7 +8,7 @@ where the target's call for them. Above `LARGE_DIM`, where no Hessian tells mode
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +16,24 @@ import numpy as np
 from jax import Array, lax, random
 from jax.core import Tracer
 
-from numpyro_onestep.base import conditional_scale, mixture_vi, modes
-from numpyro_onestep.base.distribution import Base, whiten
-from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.base import conditional_scale, modes
+from numpyro_onestep.base.broad import NUM_HESSIANS, spread_over
+from numpyro_onestep.base.conditional_scale import Whitening
+from numpyro_onestep.base.distribution import Base, as_mixture, beside, whiten
 from numpyro_onestep.base.modes import FEW_MODES, MAX_MODES, MORE_STARTS, NUM_ASCENTS, Modes
 from numpyro_onestep.base.problem import log_affinity
 from numpyro_onestep.base.tails import cap, fit_tails, num_tail_draws
 from numpyro_onestep.compilation import compile_ahead, in_transformation, jit, jit_once, split
-from numpyro_onestep.model.target import LARGE_DIM, Target
+from numpyro_onestep.gaussians import fit as fits
+from numpyro_onestep.gaussians.factors import Affine
+from numpyro_onestep.gaussians.mixture import Mixture
+from numpyro_onestep.model.setup import ModelSetup
+from numpyro_onestep.model.target import DENSE_DIM, LARGE_DIM, Target
 
-__all__ = ["extend", "search"]
+__all__ = ["extend", "extends", "num_drawn", "search", "search_model"]
 
 _MIN_INFLUENCE = 0.38  # of a coordinate on the log scales of others; hyperparameters have .4 to 4, regressions below .2
 _MIN_TAIL = 0.1  # of a coordinate; exponential tails have .15 to 1.5, regressions below .08
-_NUM_HESSIANS = 64
 _NUM_REFINED = 120  # iterations of the last fit
 _GOOD_SHARE = 0.85  # of effective draws of the base, above which conditional scales are not tried
 
@@ -41,8 +45,12 @@ def search(
     center: Array,
     spent: list[int] | None = None,
     expect: Callable[[Base], None] | None = None,
+    drawn: np.ndarray | None = None,
 ) -> Base:
-    """The base for `target`, from starts spread by `init_scale` around `center`.
+    """The base for `target`, from starts spread by `init_scale` around `center`, and from those `drawn` of the prior.
+
+    The latter, of shape (`num_drawn`, D) or with further coordinates after the D, are where a random walk, or a path of
+    differential equations, hangs together: from starts spread at random it is hardly ever found.
 
     As soon as it is likely to be a single Gaussian, `expect` is called with the shapes of such a base.
 
@@ -57,9 +65,9 @@ def search(
     """
     key_ascend, key_one, key_many, key_scales, key_tails, *_ = split(rng_key)
     dim, spent = len(center), [] if spent is None else spent
-    spreads: Any = np.full((modes.num_starts(target.work), len(center)), init_scale, center.dtype)
     radius = 0.1 * dim**0.5
-    starts = modes.disperse(key_ascend, center, spreads)
+    each: Any = [None] * (1 + MORE_STARTS) if drawn is None else np.split(drawn[:, :dim], 1 + MORE_STARTS)
+    starts, spreads = _starts(key_ascend, target, center, init_scale, each[0])
     if not in_transformation(key_ascend, center):
         _expect_fits(target, key_one, center)
     # as raw starts of the fits those points count that have a density
@@ -71,8 +79,11 @@ def search(
     climbing = len(spreads) * (NUM_ASCENTS + 1)
     found = modes.polish(target, _rows(ends, picked[:FEW_MODES])) if int(num_distinct) > 0 else None
     spent.append(climbing + (0 if found is None else int(found.num_gradients)))
-    if found is None or np.sum(found.valid) > 1:  # no mode seen yet, or more than one: many more starts
-        more = [modes.climb(target, modes.disperse(k, center, spreads), spreads) for k in split(key_many)[:MORE_STARTS]]
+    # no mode seen yet, or several that matter, or too many to be negligible each: many more starts
+    if found is None or np.sum(found.valid) > 1 or (int(num_distinct) == MAX_MODES and np.all(found.distinct)):
+        keys = split(key_many)[:MORE_STARTS]
+        further = [_starts(k, target, center, init_scale, points) for k, points in zip(keys, each[1:], strict=True)]
+        more = [modes.climb(target, *more) for more in further]
         ends, log_density = (_joined(parts) for parts in zip((ends, log_density), *more, strict=True))
         picked, num_distinct = modes.select(ends, log_density, radius, MAX_MODES)
         if int(num_distinct) == 0:
@@ -87,11 +98,10 @@ def search(
         expect(_expect_single(target, key_tails, center))
     # the starts ended in more places than are looked at, and most of those are modes: there are many more
     if int(num_distinct) == MAX_MODES and int(np.sum(found.distinct)) > MAX_MODES // 2:
-        spent.append(dim * _NUM_HESSIANS)
-        axes = _common_axes(target, random.fold_in(key_one, 1), starts[:_NUM_HESSIANS])
-        return whiten(_broad(ends @ axes, axes.T @ found.scale_trils), annealed=True, rotation=axes)
+        spent.append(dim * NUM_HESSIANS)
+        return spread_over(target, random.fold_in(key_one, 1), starts, ends, found)
     num_tails = num_tail_draws(target.work)
-    short = mixture_vi.num_candidates(dim, target.work) * (mixture_vi.NUM_SHORT * mixture_vi.num_draws(dim) + 512)
+    short = fits.num_candidates(dim, target.work) * (fits.NUM_SHORT * fits.num_draws(dim) + 512)
     spent.append(short + _refining(dim, 1) + num_tails)
     single, single_elbo = _fit_one(target, init_scale, key_one, found, starts)
     if np.sum(found.valid) > 1:
@@ -108,18 +118,46 @@ def search(
     return cap(base)
 
 
+def search_model(
+    setup: ModelSetup,
+    given: tuple[tuple, dict[str, Any]],
+    init_scale: float,
+    rng_key: Array,
+    drawn: np.ndarray | None = None,
+    spent: list[int] | None = None,
+    expect: Callable[[Base], None] | None = None,
+) -> Base:
+    """`search` with a model's members integrated out; they are standard normal beside the base that is found.
+
+    `given` are the model's positional and keyword arguments; the others are those of `search`.
+    """
+    base = search(setup.marginal(*given), init_scale, rng_key, setup.start, spent, expect, drawn)
+    return beside(base, setup.dim - base.dim)
+
+
+def num_drawn(work: int) -> int:
+    """Draws of the prior that a search takes, of a target whose evaluation computes `work` numbers."""
+    return (1 + MORE_STARTS) * modes.num_drawn(work)
+
+
+def _starts(rng_key: Array, target: Target, center: Array, scale: float, drawn: np.ndarray | None) -> tuple[Any, Any]:
+    """Starts around `center`, and those `drawn`, with the spread of each by which to climb."""
+    spreads: Any = np.full((modes.num_starts(target.work), len(center)), scale, center.dtype)
+    return modes.joined(modes.disperse(rng_key, center, spreads), spreads, drawn, scale)
+
+
 def _expect_fits(target: Target, rng_key: Array, center: Array) -> None:
     """Compile the fits of a single Gaussian, which every search makes, while modes are looked for."""
-    num = mixture_vi.num_candidates(len(center), target.work)
-    candidates, elbos = mixture_vi.shapes(num, len(center), center.dtype), jax.ShapeDtypeStruct((num,), center.dtype)
-    compile_ahead(mixture_vi.fit_each, lambda: (target, rng_key, rng_key, candidates))
+    num = fits.num_candidates(len(center), target.work)
+    candidates, elbos = fits.shapes(num, len(center), center.dtype), jax.ShapeDtypeStruct((num,), center.dtype)
+    compile_ahead(fits.fit_each, lambda: (target, rng_key, rng_key, candidates))
     compile_ahead(_refine_best, lambda: (target, rng_key, candidates, elbos))
 
 
 def _expect_single(target: Target, rng_key: Array, center: Array) -> Base:
     """Compile what comes after these fits; the shapes of a base of one Gaussian."""
     single = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), mixture_vi.shapes(1, len(center), center.dtype)
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), fits.shapes(1, len(center), center.dtype)
     )
     base = jax.eval_shape(lambda single: whiten(single), single)  # JAX keeps each call as long as its function lives
     compile_ahead(fit_tails, lambda: (target, rng_key, base))
@@ -128,7 +166,7 @@ def _expect_single(target: Target, rng_key: Array, center: Array) -> Base:
 
 def _refining(dim: int, num_components: int) -> int:
     """What `_refine` costs in target gradients."""
-    return _NUM_REFINED * mixture_vi.num_draws(dim) * num_components + 512
+    return _NUM_REFINED * fits.num_draws(dim) * num_components + 512
 
 
 def _rows(points: Array, picked: Array) -> Any:
@@ -139,14 +177,18 @@ def _joined(parts: tuple[Array, ...]) -> Any:
     return np.concatenate([np.asarray(part) for part in parts])
 
 
+def extends(base: Base) -> bool:
+    """Whether `extend` can keep what `base` has: no mixture has conditional scales, and it needs matrices."""
+    if isinstance(base.whitening, Affine):
+        return base.dim <= DENSE_DIM
+    return not bool(base.annealed) and not np.any(
+        conditional_scale.influence(jax.tree.map(np.asarray, base.whitening)) > 0
+    )
+
+
 def extend(target: Target, rng_key: Array, base: Base, regions: Mixture, spent: list[int]) -> Base:
     """The mixture of what `base` holds, as Gaussians, and further `regions`, refitted together; as yet untrained."""
-    shift, tril = base.whitening.shift, base.whitening.scale_tril
-    held = base.mixture._replace(
-        means=(shift + base.mixture.means @ tril.T) @ base.rotation.T,
-        scale_trils=mixture_vi.lower_factor(base.rotation @ tril @ base.mixture.scale_trils),
-    )
-    q = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), held, regions)
+    q = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), as_mixture(base), regions)
     # every component gets its chance: weights follow the mass within the fit
     q = q._replace(log_weights=jnp.full_like(q.log_weights, -jnp.log(len(q.log_weights))))
     key_refine, key_tails, *_ = split(rng_key)
@@ -158,8 +200,8 @@ def extend(target: Target, rng_key: Array, base: Base, regions: Mixture, spent: 
 @jit_once
 def _refine(target: Target, rng_key: Array, q: Mixture) -> tuple[Mixture, Array]:
     key_fit, key_elbo = random.split(rng_key)
-    q = mixture_vi.fit(target, key_fit, q, num_iterations=_NUM_REFINED, first_rate=0.3, last_rate=0.02)
-    return q, mixture_vi.elbo(target, key_elbo, q)
+    q = fits.fit(target, key_fit, q, num_iterations=_NUM_REFINED, first_rate=0.3, last_rate=0.02)
+    return q, fits.elbo(target, key_elbo, q)
 
 
 def _fit_one(target: Target, init_scale: float, rng_key: Array, found: Modes, starts: Array) -> tuple[Mixture, Array]:
@@ -169,22 +211,21 @@ def _fit_one(target: Target, init_scale: float, rng_key: Array, found: Modes, st
     needle far from the mass.
     """
     key_fit, key_elbo, key_refine, *_ = split(rng_key)
-    fitted, elbos = mixture_vi.fit_each(target, key_fit, key_elbo, _candidates(init_scale, found, starts, target.work))
+    fitted, elbos = fits.fit_each(target, key_fit, key_elbo, _candidates(init_scale, found, starts, target.work))
     return _refine_best(target, key_refine, fitted, elbos)
 
 
 @partial(jit_once, static_argnames=("work",))
 def _candidates(init_scale: float, found: Modes, starts: Array, work: int) -> Mixture:
     dim = starts.shape[1]
-    num = mixture_vi.num_candidates(dim, work)
+    num = fits.num_candidates(dim, work)
     half = num // 2  # from the modes; the others are raw starts
-    eye = jnp.eye(dim, dtype=starts.dtype)
     top = jnp.argsort(-jnp.where(found.valid, found.log_density, -jnp.inf))[:half]
-    small = jnp.broadcast_to(0.15 * init_scale * eye, (half, *eye.shape))
-    return Mixture(
-        jnp.zeros((num, 1), starts.dtype),
-        jnp.concatenate([found.points[top], starts[:half]])[:, None],
-        jnp.concatenate([found.scale_trils[top], small])[:, None],
+    at_modes = Mixture(
+        jnp.zeros((half, 1)), found.points[top][:, None], jax.tree.map(lambda a: a[top][:, None], found.scale_trils)
+    )
+    return jax.tree.map(
+        lambda *leaves: jnp.concatenate(leaves), at_modes, fits.narrow(starts[:half], 0.15 * init_scale)
     )
 
 
@@ -207,7 +248,7 @@ def _fit_scales(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array
     """
     key_fit, key_score = random.split(rng_key)
     fitted, num = conditional_scale.fit(
-        target, key_fit, base.whitening, least_influence=_MIN_INFLUENCE, least_tail=_MIN_TAIL
+        target, key_fit, cast(Whitening, base.whitening), least_influence=_MIN_INFLUENCE, least_tail=_MIN_TAIL
     )
     other = base._replace(whitening=fitted, heavy_share=jnp.zeros_like(base.heavy_share))
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), base, other)
@@ -223,36 +264,6 @@ def _at_modes(found: Modes, which: Any) -> Mixture:
     )
 
 
-def _broad(ends: Array, scale_trils: Array) -> Mixture:
-    """One diagonal Gaussian with the moments of the modes reached from all starts, each as wide as its Laplace fit."""
-    within = jnp.mean(jnp.sum(scale_trils**2, axis=2), axis=0)
-    scale = jnp.sqrt(jnp.var(ends, axis=0) + within)
-    return Mixture(jnp.zeros(1, ends.dtype), jnp.mean(ends, axis=0)[None], jnp.diag(scale)[None])
-
-
-@jit_once
-def _common_axes(target: Target, rng_key: Array, points: Array) -> Array:
-    """Axes, as columns, along which the target is nearly a product of one-dimensional densities, where there are any.
-
-    The Hessians of a product are diagonal everywhere, those of a rotated one commute: the eigenvectors of one random
-    combination then make all of them diagonal. The axes stay as they are unless more than a hundredth of the Hessians'
-    squared norm is off the diagonals, and the eigenvectors leave less than half of that there, and less than a tenth.
-    """
-    hessians = jax.vmap(target.derivatives)(points)[2]
-    hessians = jnp.where(jnp.all(jnp.isfinite(hessians), axis=(1, 2), keepdims=True), hessians, 0.0)
-    hessians = hessians / (jnp.linalg.norm(hessians, axis=(1, 2), keepdims=True) + 1e-30)
-    combination = jnp.tensordot(random.normal(rng_key, (len(points),), points.dtype), hessians, axes=1)
-    rotated = jnp.linalg.eigh(combination)[1]
-    still = jnp.eye(points.shape[1], dtype=points.dtype)
-
-    def share_off_diagonal(axes: Array) -> Array:
-        diagonals = jnp.einsum("ia,kij,ja->ka", axes, hessians, axes)
-        return 1 - jnp.sum(diagonals**2) / jnp.sum(hessians**2)
-
-    before, after = share_off_diagonal(still), share_off_diagonal(rotated)
-    return jnp.where((before > 0.01) & (after < 0.5 * before) & (after < 0.1), rotated, still)  # type: ignore[return-value]
-
-
 def _search_traced(
     target: Target, init_scale: float, key_one: Array, key_many: Array, found: Modes, starts: Array
 ) -> Base:
@@ -263,7 +274,7 @@ def _search_traced(
     q = Mixture(
         jax.nn.log_softmax(jnp.where(log_weights > -jnp.inf, log_weights, -1e30)),
         jnp.concatenate([single.means, many.means]),
-        jnp.concatenate([single.scale_trils, many.scale_trils]),
+        jax.tree.map(lambda *leaves: jnp.concatenate(leaves), single.scale_trils, many.scale_trils),
     )
     mixture, _ = _refine(target, key_many, q)
     return whiten(mixture)

@@ -64,7 +64,8 @@ def scale_of(base: Base) -> Array | None:
     if len(mixture.log_weights) == 1:  # of which it is the identity
         return None
     covariances = jnp.einsum("kij,klj->kil", mixture.scale_trils, mixture.scale_trils)
-    return jnp.linalg.cholesky(jnp.einsum("k,kij->ij", jnp.exp(mixture.log_weights), covariances))
+    scale = jnp.linalg.cholesky(jnp.einsum("k,kij->ij", jnp.exp(mixture.log_weights), covariances))
+    return jax.scipy.linalg.block_diag(scale, jnp.eye(len(base.beside), dtype=base.dtype))
 
 
 def ascend(path: Path, rng_key: Array, num_draws: int, num_steps: int, angle: Array) -> Ends:
@@ -90,7 +91,7 @@ def ascend(path: Path, rng_key: Array, num_draws: int, num_steps: int, angle: Ar
 def find_angle(path: Path, num_steps: int) -> Array:
     """The angle with the highest mean log weight of 256 draws, the same for all; 0 where none is above the flow's."""
     key = random.key(0)
-    angles = jnp.array([0.0, *_ANGLES], path.base.whitening.shift.dtype)
+    angles = jnp.array([0.0, *_ANGLES], path.base.dtype)
 
     def score(angle: Array) -> Array:
         # no weight counts for less than e^-10 of the mean: a few draws that end nowhere waste themselves, no more

@@ -74,7 +74,7 @@ def propose_once(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, 
 def angle_of(trained: Flow, num_steps: int) -> Any:
     """The angle of a budget's Hamiltonian steps; 0 where it has none."""
     if steps.own_steps(trained.network, num_steps) == num_steps:
-        return np.zeros((), trained.problem.base.whitening.shift.dtype)
+        return np.zeros((), trained.problem.base.dtype)
     return ladder.compiled_angle_of(trained, num_steps)
 
 
@@ -97,7 +97,7 @@ def expect(trained: Callable[[], Flow], rng_key: Array, num_draws: int, num_step
 
     def proposing() -> tuple:
         flow = trained()
-        angle = jax.ShapeDtypeStruct((), flow.problem.base.whitening.shift.dtype)
+        angle = jax.ShapeDtypeStruct((), flow.problem.base.dtype)
         return flow, rng_key, 0, *_chunks(num_draws), num_steps, angle
 
     def folding() -> tuple:

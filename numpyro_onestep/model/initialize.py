@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from numpyro import handlers
+from numpyro.distributions import biject_to
 
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.model.bounds import bounds_move, replayed
@@ -71,6 +73,7 @@ def setup_model(
         identity=identity,
         abstract=NONE,
         forward_mode=forward_mode,
+        prior_gen=partial(_draw_of_prior, model, {name: np.shape(start[name]) for name in names}),
     )
     idle = _idle(setup, trace, names, model_args, model_kwargs) if fill_idle else {}
     flat = setup._replace(idle=np.concatenate([np.ravel(idle[name]) for name in names]) if idle else None)
@@ -114,6 +117,17 @@ def setup_potential(potential_fn: Callable[[Any], Array], init_params: Any, forw
 
 def _unravel_sites(names: list[str], unravel: Callable[[Array], list[Array]], flat: Array) -> dict[str, Array]:
     return dict(zip(names, unravel(flat), strict=True))
+
+
+def _draw_of_prior(
+    model: Callable[..., Any], shapes: dict[str, tuple], args: tuple, kwargs: dict[str, Any], rng_key: Array
+) -> Array:
+    """A draw of the prior on the flat unconstrained vector; raises where a site has none or another shape then."""
+    sites = handlers.trace(handlers.seed(model, rng_key)).get_trace(*args, **kwargs)
+    values = {name: biject_to(sites[name]["fn"].support).inv(sites[name]["value"]) for name in shapes}
+    if {name: jnp.shape(value) for name, value in values.items()} != shapes:
+        raise ValueError("the shapes of the model's sites depend on their values")
+    return jnp.concatenate([jnp.ravel(value).astype(_float()) for value in values.values()])
 
 
 def _check_shapes(given: Any, sites: dict[str, Any]) -> None:

@@ -1,17 +1,18 @@
 """What is known of a model or potential function after one look: its density, its sites, and what it says of log Z."""
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, random
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 from jax.scipy.stats import norm
 
-from numpyro_onestep.compilation import full_precision, in_transformation
+from numpyro_onestep.compilation import full_precision, in_transformation, jit_once
 from numpyro_onestep.members import laplace
 from numpyro_onestep.members.find import find
 from numpyro_onestep.members.laplace import Members
@@ -43,6 +44,7 @@ class ModelSetup(NamedTuple):
         idle: coordinates that the density does not depend on, shape (D,): masked entries of latent sites that touch
             nothing, as `obs_mask` makes them. They get a standard normal density of their own, which changes neither
             the other coordinates' posterior nor the evidence.
+        prior_gen: (args, kwargs, random key) → a draw of the prior on the model's flat vector; None for a potential.
         members: coordinates that are whitened given the rest: the sampler's flat vector is then not the model's.
     """
 
@@ -61,6 +63,7 @@ class ModelSetup(NamedTuple):
     forward_mode: bool = False
     idle: np.ndarray | None = None
     observations: dict[str, Any] | None = None
+    prior_gen: Callable[..., Array] | None = None
     members: Members | None = None
 
     def target(self, args: tuple, kwargs: dict[str, Any]) -> Target:
@@ -103,6 +106,25 @@ class ModelSetup(NamedTuple):
     def into_coordinates(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction | None:
         """The sampler's flat vector of the model's flat unconstrained one; None where they are the same."""
         return None if self.members is None else self._in_coordinates("into", self._into, args, kwargs)
+
+    def draw_prior(self, rng_key: Array, num: int, args: tuple, kwargs: dict[str, Any]) -> np.ndarray | None:
+        """Draws of the prior on the sampler's flat vector, its members at their modes, shape (num, D).
+
+        None under transformations, and where the model has no prior to draw from, as an improper one.
+        """
+        if self.prior_gen is None or in_transformation(rng_key, self.center, args, kwargs):
+            return None
+        function = bind((self.identity, "prior"), self.prior_gen, args, kwargs, self.abstract)
+        try:
+            points = np.array(_draws(function, rng_key, num))
+        except Exception:  # whatever a model raises that cannot be drawn from
+            return None
+        points = points[np.all(np.isfinite(points), axis=1)]
+        if self.members is None:
+            return points
+        return np.concatenate(
+            [points[:, self.members.rest], np.zeros((len(points), len(self.members.members)))], axis=1
+        )
 
     @property
     def dim(self) -> int:
@@ -209,6 +231,11 @@ class ModelSetup(NamedTuple):
         """Of the log density and of the map to constrained values."""
         density, constrain = self.log_density(args, kwargs), self.constrain(args, kwargs)
         return trace(density, self.center), trace(constrain, self.center)
+
+
+@partial(jit_once, static_argnames=("num",))
+def _draws(prior: ModelFunction, rng_key: Array, num: int) -> Array:
+    return jax.vmap(prior)(random.split(rng_key, num))
 
 
 def _is_reverse_only(log_density: ModelFunction, center: Array) -> bool:

@@ -10,10 +10,20 @@ from jax import Array
 
 from numpyro_onestep.model.function import ModelFunction, plain
 
-__all__ = ["COSTLY_DIM", "HEAVY_WORK", "LARGE_DIM", "LogDensity", "Target", "derivatives", "safe_log_density"]
+__all__ = [
+    "COSTLY_DIM",
+    "DENSE_DIM",
+    "HEAVY_WORK",
+    "LARGE_DIM",
+    "LogDensity",
+    "Target",
+    "derivatives",
+    "safe_log_density",
+]
 
 HEAVY_WORK = 300_000  # numbers that an evaluation computes, from which every gradient is thought of twice
 COSTLY_DIM = 64  # above it a matrix of D×D numbers for each draw or start is thought of twice
+DENSE_DIM = 512  # above it there is no matrix of D×D numbers at all
 LARGE_DIM = 256  # above it Hessians, several Gaussian fits at once and wide networks cost too much
 
 

@@ -52,9 +52,9 @@ def stream(
     num_steps = run.kernel.num_steps if num_steps is None else check_num_steps(num_steps)
     options.check_room(min(num_draws, chunk), run.setup.center.nbytes)
     flows, constrain = run.flows(FOR_DRAWS), constrainer()
-    shift = flows[0].problem.base.whitening.shift
-    shown = jax.eval_shape(constrain, jax.ShapeDtypeStruct(shift.shape, shift.dtype))
-    at_once = _MAX_NUMBERS // (2 * shift.size + sum(leaf.size for leaf in jax.tree.leaves(shown)))
+    base = flows[0].problem.base
+    shown = jax.eval_shape(constrain, jax.ShapeDtypeStruct((base.dim,), base.dtype))
+    at_once = _MAX_NUMBERS // (2 * base.dim + sum(leaf.size for leaf in jax.tree.leaves(shown)))
     made = proposal.stream(flows, rng_key, num_draws, num_steps, min(chunk, at_once))
 
     def to_host() -> Iterator[Draws]:

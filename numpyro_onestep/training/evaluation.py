@@ -10,9 +10,9 @@ import numpy as np
 from jax import Array, random
 from jax.scipy.special import logsumexp
 
-from numpyro_onestep.base.mixture_vi import mean_within
 from numpyro_onestep.base.problem import Problem, effective_share, held_out, tail_of
 from numpyro_onestep.flow.density import log_weights
+from numpyro_onestep.gaussians.mixture import mean_within
 from numpyro_onestep.training.plan import FIRST_ROUND, Plan, Stage
 from numpyro_onestep.training.state import TrainState
 

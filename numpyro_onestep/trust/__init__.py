@@ -1,5 +1,4 @@
 """Whether to believe a result.
 
-In: fresh proposals and the trained flows. Out: `Evidence` with its error and its warnings, and the audit, an
-independent search for posterior mass that the flow does not reach. Open `estimate.py` first.
+In: fresh proposals, bridges and the audit. Out: `Evidence` with its error and its warnings. Open `estimate.py` first.
 """

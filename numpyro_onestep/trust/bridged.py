@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from numpyro_onestep.audit.coverage import Audit
+from numpyro_onestep.audit.regions import UNCOVERED
 from numpyro_onestep.bridge.clouds import Clouds
 from numpyro_onestep.bridge.crossing import MIN_ACCEPTANCE, NUM_LAST, Crossing
 from numpyro_onestep.draws.weights import log_mean_weight, pareto_k, pareto_k_threshold, tail_error, unseen_error
 from numpyro_onestep.trust import checks
-from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.evidence import Evidence
-from numpyro_onestep.trust.regions import UNCOVERED
 
 __all__ = ["estimate_bridged"]
 

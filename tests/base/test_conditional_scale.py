@@ -8,8 +8,8 @@ from jax.scipy.stats import norm
 from numpyro_onestep.base import conditional_scale
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.conditional_scale import Whitening
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import log_affinity
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 
 DIM = 5

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from jax import random
 
-from numpyro_onestep.base import conditional_scale, mixture_vi
+from numpyro_onestep.base import conditional_scale
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import WhitenedTarget
 from numpyro_onestep.base.search import search
 from numpyro_onestep.draws.weights import pareto_k
+from numpyro_onestep.gaussians import mixture
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 
 GAUSSIAN = Mixture(jnp.zeros(1), jnp.array([[3.0, -1.0]]), jnp.array([[[2.0, 0.0], [-0.5, 0.3]]]))
@@ -57,7 +58,7 @@ def test_draws_density_and_score_agree(getkey, q):
         tril = 0.4 * base.mixture.scale_trils[-1]
         log_r = jax.scipy.stats.multivariate_normal.logpdf(u, base.mixture.means[-1] + 0.04, tril @ tril.T)
         log_p = base_.log_prob(base, u)
-        return log_p, mixture_vi.log_prob(q, z) + log_det, base_.score(base, u), grad, jnp.exp(log_r - log_p)
+        return log_p, mixture.log_prob(q, z) + log_det, base_.score(base, u), grad, jnp.exp(log_r - log_p)
 
     log_p, expected, score, grad, ratio = (np.asarray(value) for value in evaluate(u))
     np.testing.assert_allclose(log_p, expected, rtol=1e-4, atol=1e-4)
@@ -148,7 +149,7 @@ def weight_per_mode(base):
     return jnp.exp(base.mixture.log_weights) @ near
 
 
-PAIR_TARGET = safe_log_density(lambda z: mixture_vi.log_prob(PAIR, z) + 2.0)
+PAIR_TARGET = safe_log_density(lambda z: mixture.log_prob(PAIR, z) + 2.0)
 
 
 def weights_of(base, target, key, num=4096):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from jax import random
 
-from numpyro_onestep.base import mixture_vi, modes
-from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.base import modes
+from numpyro_onestep.gaussians import mixture
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 
 FOUR = Mixture(
@@ -16,7 +17,7 @@ FOUR = Mixture(
 
 
 def log_four(x):
-    return mixture_vi.log_prob(jax.tree.map(jnp.asarray, FOUR), x)
+    return mixture.log_prob(jax.tree.map(jnp.asarray, FOUR), x)
 
 
 def assert_finds_four(found):

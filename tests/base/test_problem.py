@@ -5,8 +5,8 @@ import pytest
 from jax import random
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import effective_share, held_out
+from numpyro_onestep.gaussians.mixture import Mixture
 
 DIM = 2
 TWO = Mixture(jnp.log(jnp.array([0.3, 0.7])), jnp.array([[-1.0, 0.0], [2.0, 1.0]]), jnp.stack([jnp.eye(DIM)] * 2))

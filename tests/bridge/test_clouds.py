@@ -6,10 +6,10 @@ from jax import random
 from jax.scipy.special import logsumexp
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.bridge import clouds
 from numpyro_onestep.bridge.hamiltonian import Path
 from numpyro_onestep.draws.weights import pareto_k, tail_error
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 
 NUM = 512

@@ -4,12 +4,12 @@ import numpy as np
 from models import bananas
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.bridge.crossing import cross, sweep
 from numpyro_onestep.draws.chains import collect_sweeps
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 
 DIM = 4

@@ -5,9 +5,9 @@ import pytest
 from jax import random
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.bridge import hamiltonian, ladder
 from numpyro_onestep.bridge.hamiltonian import Path
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 
 DIM = 3

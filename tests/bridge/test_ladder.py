@@ -5,12 +5,12 @@ import pytest
 from models import bananas
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.bridge import ladder
 from numpyro_onestep.draws.proposal import propose
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 
 DIM = 4

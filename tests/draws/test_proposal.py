@@ -5,7 +5,6 @@ import pytest
 from jax import random
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.draws import proposal
 from numpyro_onestep.draws.proposal import are_poor, pool, propose, stream
@@ -14,6 +13,7 @@ from numpyro_onestep.flow import block
 from numpyro_onestep.flow import steps as flow
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 
 BASE = base_.whiten(Mixture(jnp.zeros(1), jnp.zeros((1, 2)), jnp.eye(2)[None]))

@@ -6,9 +6,9 @@ from jax import random
 from jax.flatten_util import ravel_pytree
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.draws.weights import log_mean_weight
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 from numpyro_onestep.paper import sde
 from numpyro_onestep.paper.control import ControlNetwork

@@ -6,10 +6,10 @@ from jax import random
 from jax.flatten_util import ravel_pytree
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem, tail_of
 from numpyro_onestep.draws.weights import log_mean_weight
 from numpyro_onestep.flow import density, steps
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 from numpyro_onestep.training import evaluation, loop
 from numpyro_onestep.training.evaluation import STOPS

@@ -6,10 +6,10 @@ from jax import random
 from jax.flatten_util import ravel_pytree
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.flow import steps as flow
 from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 from numpyro_onestep.training.losses import Consistency, PathGradient, _base_draws
 

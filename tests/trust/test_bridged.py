@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from numpyro_onestep.audit.coverage import Audit
 from numpyro_onestep.bridge.clouds import Clouds
 from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.bridge.hamiltonian import Point
 from numpyro_onestep.draws.proposal import Proposals
 from numpyro_onestep.trust.bridged import estimate_bridged
-from numpyro_onestep.trust.coverage import Audit
 from numpyro_onestep.trust.estimate import estimate
 
 NUM_CLOUDS, NUM, ROUNDS = 8, 128, 60

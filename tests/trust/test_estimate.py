@@ -6,11 +6,11 @@ import pytest
 from jax import random
 
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.draws.proposal import Proposals, propose, undefined_share
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 from numpyro_onestep.trust.estimate import estimate
 

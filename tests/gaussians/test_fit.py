@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from jax import random
 
-from numpyro_onestep.base import mixture_vi
-from numpyro_onestep.base.mixture_vi import Mixture
+from numpyro_onestep.gaussians import fit as fits
+from numpyro_onestep.gaussians import mixture
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
 
 PAIR = Mixture(  # in numpy, so that a test in float64 gets it in float64
@@ -23,22 +24,20 @@ def test_log_prob_integrates_to_one():
     q = jax.tree.map(jnp.asarray, PAIR)
     grid = np.arange(-8.0, 8.0, 0.05)
     points = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
-    log_probs = jax.jit(jax.vmap(lambda x: mixture_vi.log_prob(q, x)))(points)
+    log_probs = jax.jit(jax.vmap(lambda x: mixture.log_prob(q, x)))(points)
     assert np.sum(np.exp(log_probs)) * 0.05**2 == pytest.approx(1.0, abs=1e-4)
 
 
 def test_score_is_the_gradient_of_log_prob(getkey):
     q, x = jax.tree.map(jnp.asarray, PAIR), 3 * random.normal(getkey(), (64, 2))
-    score, grad = jax.jit(
-        jax.vmap(lambda x: (mixture_vi.score(q, x), jax.grad(lambda x: mixture_vi.log_prob(q, x))(x)))
-    )(x)
+    score, grad = jax.jit(jax.vmap(lambda x: (mixture.score(q, x), jax.grad(lambda x: mixture.log_prob(q, x))(x))))(x)
     np.testing.assert_allclose(score, grad, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("inflate", [1.0, 2.0])
 def test_moments_of_draws(getkey, inflate):
     num = 20_000
-    x = np.asarray(mixture_vi.sample(jax.tree.map(jnp.asarray, PAIR), getkey(), num, inflate), np.float64)
+    x = np.asarray(mixture.sample(jax.tree.map(jnp.asarray, PAIR), getkey(), num, inflate), np.float64)
     weights = np.exp(PAIR.log_weights)
     mean = weights @ PAIR.means
     second = np.einsum("k,kij,klj->il", weights, PAIR.scale_trils, PAIR.scale_trils) * inflate**2
@@ -57,7 +56,7 @@ def test_fit_recovers_an_ill_conditioned_gaussian(getkey):
 
     # as far away as the start is wide, which is a hundred standard deviations of the narrowest direction
     start = single(shift + random.normal(getkey(), (dim,)), jnp.eye(dim))
-    q = jax.jit(lambda key: mixture_vi.fit(target, key, start, 60, first_rate=1.0, last_rate=0.1))(getkey())
+    q = jax.jit(lambda key: fits.fit(target, key, start, 60, first_rate=1.0, last_rate=0.1))(getkey())
     # in units of the target: whitened error of the mean, and of the covariance
     white = np.linalg.inv(np.linalg.cholesky(cov))
     fitted = np.asarray(q.scale_trils[0], np.float64)
@@ -67,13 +66,13 @@ def test_fit_recovers_an_ill_conditioned_gaussian(getkey):
 
 def test_fit_finds_the_weights_of_a_mixture(getkey):
     q = Mixture(jnp.log(jnp.array([0.2, 0.8])), jnp.array([[-4.0, 1.0], [3.0, 0.0]]), jnp.asarray(PAIR.scale_trils))
-    target = safe_log_density(lambda x: mixture_vi.log_prob(q, x) + 3.0)
+    target = safe_log_density(lambda x: mixture.log_prob(q, x) + 3.0)
     start = Mixture(jnp.log(jnp.full(2, 0.5)), q.means + 0.5, jnp.stack([jnp.eye(2)] * 2))
 
     @jax.jit
     def fit(key):
-        fitted = mixture_vi.fit(target, key, start, 200, first_rate=0.3, last_rate=0.02)
-        return fitted, mixture_vi.elbo(target, key, fitted)
+        fitted = fits.fit(target, key, start, 200, first_rate=0.3, last_rate=0.02)
+        return fitted, fits.elbo(target, key, fitted)
 
     fitted, elbo = fit(getkey())
     np.testing.assert_allclose(np.exp(fitted.log_weights), [0.2, 0.8], atol=0.02)
@@ -86,7 +85,7 @@ def test_elbo_is_below_log_z_by_the_divergence(getkey):
     target = safe_log_density(lambda x: log_z - 0.5 * x @ x - jnp.log(2 * jnp.pi))
     loc, scale = np.array([0.4, -0.2]), np.array([0.7, 1.2])
     divergence = 0.5 * np.sum(scale**2 + loc**2 - 1 - 2 * np.log(scale))
-    elbo = jax.jit(lambda key: mixture_vi.elbo(target, key, single(loc, np.diag(scale)), num))(getkey())
+    elbo = jax.jit(lambda key: fits.elbo(target, key, single(loc, np.diag(scale)), num))(getkey())
     gap = float(elbo) - (log_z - divergence)
     spread = np.sqrt(np.sum(0.5 * (1 - scale**2) ** 2 + (loc * scale) ** 2))
     assert abs(gap) < 5 * spread / np.sqrt(num)
@@ -97,14 +96,14 @@ def test_elbo_without_density_at_a_draw(getkey):
     @jax.jit
     def elbo(key, bad):
         target = safe_log_density(lambda x: jnp.where(x[0] > 1.0, bad, 0.0))
-        return mixture_vi.elbo(target, key, single(np.zeros(2), np.eye(2)))
+        return fits.elbo(target, key, single(np.zeros(2), np.eye(2)))
 
     key = getkey()
     # log P(x < 1) less than of the density that goes on, but for what the draws beyond would have counted
     assert float(elbo(key, -np.inf)) == float(elbo(key, np.nan))
     assert float(elbo(key, -np.inf)) < float(elbo(key, 0.0)) + np.log(0.8413) + 0.1
     nowhere = safe_log_density(lambda x: jnp.full((), -jnp.inf))
-    assert jax.jit(lambda key: mixture_vi.elbo(nowhere, key, single(np.zeros(2), np.eye(2))))(key) == -np.inf
+    assert jax.jit(lambda key: fits.elbo(nowhere, key, single(np.zeros(2), np.eye(2))))(key) == -np.inf
 
 
 def test_elbo_within_is_that_of_the_restricted_gaussian(getkey):
@@ -113,8 +112,8 @@ def test_elbo_within_is_that_of_the_restricted_gaussian(getkey):
     q = single([loc], [[scale]])
     found, none = jax.jit(
         lambda key: (
-            mixture_vi.elbo(target, key, q, num),
-            mixture_vi.elbo(target, key, q._replace(means=q.means + 100), num),
+            fits.elbo(target, key, q, num),
+            fits.elbo(target, key, q._replace(means=q.means + 100), num),
         )
     )(getkey())
     x = np.linspace(loc - 8 * scale, edge, 200_001)

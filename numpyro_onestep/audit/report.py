@@ -7,26 +7,35 @@ import numpy as np
 from jax import Array, random
 from jax.flatten_util import ravel_pytree
 
+from numpyro_onestep.audit import coverage
+from numpyro_onestep.audit.coverage import Audit
 from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.density import Flow
-from numpyro_onestep.trust import coverage
-from numpyro_onestep.trust.coverage import Audit
 
 __all__ = ["audit", "describe"]
 
 
-def audit(rng_key: Array, flows: Sequence[Flow], num_steps: int, init_scale: float, log_z: Sequence[float]) -> Audit:
+def audit(
+    rng_key: Array,
+    flows: Sequence[Flow],
+    num_steps: int,
+    init_scale: float,
+    log_z: Sequence[float],
+    drawn: np.ndarray | None = None,
+) -> Audit:
     """Look for mass that the flows do not reach; of several the one which misses most, with the log ratios of all.
 
-    `log_z` is that of each flow, to about a nat.
+    `log_z` is that of each flow, to about a nat; `drawn` are draws of the prior, as in `coverage.audit`.
     """
     audits = []
     for flow, known, key in zip(
         flows, log_z, (rng_key,) if len(flows) == 1 else random.split(rng_key, len(flows)), strict=True
     ):
         blocks = steps.compiled_blocks_of(flow.network, num_steps)
-        audits.append(coverage.audit(flow.problem.density, init_scale, key, flow.problem.base, blocks, known))
-    worst = max(audits, key=lambda found: (len(found.missing) > 0, len(found.doubtful) > 0, found.share))
+        audits.append(coverage.audit(flow.problem.density, init_scale, key, flow.problem.base, blocks, known, drawn))
+    worst = max(
+        audits, key=lambda found: (len(found.missing) > 0, len(found.doubtful) > 0, found.countless, found.share)
+    )
     return worst._replace(
         log_ratios=np.concatenate([found.log_ratios for found in audits]),
         families=np.concatenate([len(f.families) * i + f.families for i, f in enumerate(audits)]),
@@ -40,13 +49,13 @@ def describe(found: Audit, constrain: Callable[[Array], Any], improper: bool = F
     With `improper` priors that may be since there is no end of it.
     """
 
+    def at(point: Any) -> str:
+        point = constrain(point)
+        sites = point if isinstance(point, dict) else {"parameters": ravel_pytree(point)[0]}
+        return ", ".join(f"{name} = {_short(np.ravel(value))}" for name, value in list(sites.items())[:4])
+
     def around(regions: np.ndarray) -> str:
-        places = []
-        for i in regions:
-            point = constrain(found.regions.means[i])
-            sites = point if isinstance(point, dict) else {"parameters": ravel_pytree(point)[0]}
-            places.append(", ".join(f"{name} = {_short(np.ravel(value))}" for name, value in list(sites.items())[:4]))
-        return "; ".join(places)
+        return "; ".join(at(found.regions.means[i]) for i in regions)
 
     what_to_do = (
         "Spread the starts with a larger `init_scale` (3 by default, unconstrained); `init_params` and `init_strategy` "
@@ -66,6 +75,17 @@ def describe(found: Audit, constrain: Callable[[Array], Any], improper: bool = F
             f"The flow does not reach places of high density around {around(found.doubtful)}. Perhaps "
             f"{100 * np.sum(found.shares):.3g} % of the posterior's mass lies there; too few draws hit them to tell. "
             f"{what_to_do}"
+        ]
+    if found.long_tails:
+        return [
+            f"At least {100 * found.tails.share:.3g} % of the posterior's mass lies in tails of single coordinates that are "
+            f"too long for the flow, for instance at {at(found.tails.point)}: log_z is too low and the draws lack it. "
+            "Priors with lighter tails mend that, or a parametrisation in which the tails are shorter."
+        ]
+    if found.countless:
+        return [
+            "There are more modes out of the flow's reach than can be counted. Each of them holds next to nothing, but "
+            "all together may hold most of the posterior's mass: log_z is then too low, and the draws lack it."
         ]
     return []
 

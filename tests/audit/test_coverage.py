@@ -8,15 +8,15 @@ from models import TINY
 from numpyro.infer import MCMC
 
 from numpyro_onestep import OneStep, OneStepSampler, compilation, evidence
+from numpyro_onestep.audit import coverage, regions
+from numpyro_onestep.audit.report import describe
 from numpyro_onestep.base import conditional_scale, modes
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base import search as base_search
-from numpyro_onestep.base.mixture_vi import Mixture
 from numpyro_onestep.flow import density, steps
 from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
-from numpyro_onestep.trust import coverage, regions
-from numpyro_onestep.trust.audit import describe
 
 AUDITED = {**TINY, "coverage_audit": True}
 DIM = 2
@@ -90,7 +90,7 @@ def test_regions_without_a_width_are_left_out(monkeypatch):
     means = jnp.array([[0.0, 0.0], [1.0, 0.0], [9.0, 0.0]])
     trils = jnp.eye(DIM) * jnp.array([0.0, jnp.inf, 1.0])[:, None, None]
     fitted = Mixture(jnp.zeros((3, 1)), means[:, None], trils[:, None])
-    monkeypatch.setattr(regions.mixture_vi, "fit_each", lambda *_: (fitted, None))
+    monkeypatch.setattr(regions.fits, "fit_each", lambda *_: (fitted, None))
     flat = safe_log_density(lambda z: -0.5 * (z[0] + z[1]) ** 2)  # along one direction it does not fall off
     found, _ = regions.fit(flat, np.ones(DIM), random.key(0), means, 3)
     np.testing.assert_array_equal(found.log_weights, [-np.inf, -np.inf, 0])

@@ -20,10 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
+from numpyro_onestep.audit import lines
+from numpyro_onestep.audit import regions as regions_
+from numpyro_onestep.audit.lines import NUM_POINTS, Tails
+from numpyro_onestep.audit.regions import UNCOVERED, values_and_gaps
 from numpyro_onestep.base import distribution as base_
-from numpyro_onestep.base import mixture_vi, modes
+from numpyro_onestep.base import modes
 from numpyro_onestep.base.distribution import Base
-from numpyro_onestep.base.mixture_vi import Mixture, num_candidates
 from numpyro_onestep.base.modes import MAX_MODES, NUM_ASCENTS, num_starts
 from numpyro_onestep.base.problem import WhitenedTarget
 from numpyro_onestep.bridge import clouds as clouds_
@@ -33,9 +36,10 @@ from numpyro_onestep.devices import on_one, shard
 from numpyro_onestep.flow import steps
 from numpyro_onestep.flow.block import BlockParams
 from numpyro_onestep.flow.network import StepNetwork
+from numpyro_onestep.gaussians import fit as fits
+from numpyro_onestep.gaussians.fit import num_candidates
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import Target
-from numpyro_onestep.trust import regions as regions_
-from numpyro_onestep.trust.regions import UNCOVERED, values_and_gaps
 
 __all__ = ["Audit", "audit", "expect"]
 
@@ -56,7 +60,10 @@ class Audit(NamedTuple):
             the DF-EUBO, an upper bound of log Z. Infinite where the way back through the flow fails; nan if there are
             no such draws, where the tempering did not arrive.
         families: which of these draws come from the same start, labels of shape (N,).
+        tails: of single coordinates, out of the flow's reach.
         num_gradients: target gradients that it took, a plain evaluation counted as one.
+        countless: whether there are so many modes out of the flow's reach that all of them together may matter, where
+            each alone does not.
     """
 
     share: float
@@ -64,7 +71,14 @@ class Audit(NamedTuple):
     regions: Mixture
     log_ratios: np.ndarray
     families: np.ndarray
+    tails: Tails
     num_gradients: int = 0
+    countless: bool = False
+
+    @property
+    def long_tails(self) -> bool:
+        """Whether single coordinates' tails out of the flow's reach matter."""
+        return self.tails.share > _NEGLIGIBLE
 
     @property
     def missing(self) -> np.ndarray:
@@ -83,41 +97,68 @@ class Audit(NamedTuple):
         return order[self.shares[order] > 0.1 * np.sum(self.shares)]
 
 
-def audit(target: Target, init_scale: float, rng_key: Array, base: Base, blocks: BlockParams, log_z: float) -> Audit:
+def audit(
+    target: Target,
+    init_scale: float,
+    rng_key: Array,
+    base: Base,
+    blocks: BlockParams,
+    log_z: float,
+    drawn: np.ndarray | None = None,
+) -> Audit:
     """Audit the flow made of `base` and `blocks`, whose log Z is `log_z` to about a nat.
 
-    A `log_z` that is not finite, of a flow that hit nothing, counts as no mass at all.
+    A `log_z` that is not finite, of a flow that hit nothing, counts as no mass at all. Draws of the prior, where there
+    are any, are further starts: `drawn`, shape (`num_drawn`, D).
     """
     key_search, key_fit, key_measure, key_temper, *_ = split(rng_key)
     log_z = float(log_z) if np.isfinite(log_z) else -1e6
     num = num_starts(target.work)
     tempered, families, of_base, center, num_rounds = _particles(target, key_temper, base, num)
-    log_ratios = np.asarray(values_and_gaps(target, base, blocks, tempered)[1])
-    log_ratios = np.where(np.isnan(np.asarray(tempered)).any(axis=1), np.nan, log_ratios)
+    tempered, log_ratios = map(np.asarray, (tempered, values_and_gaps(target, base, blocks, tempered)[1]))
+    log_ratios = np.where(np.isnan(tempered).any(axis=1), np.nan, log_ratios)
     families = np.asarray(families)
-    spent = len(log_ratios) * (1 + int(num_rounds) * clouds_.PER_ROUND) + num * (2 * NUM_ASCENTS + 3)
-    scales = _scales(np.asarray(of_base), init_scale)
-    points, log_density = _search(target, key_search, on_one(center), scales, num)
-    uncovered = np.asarray(values_and_gaps(target, base, blocks, points)[1]) - log_z > UNCOVERED
+    num_ascents = num + (0 if drawn is None else len(drawn))
+    spent = len(log_ratios) * (1 + int(num_rounds) * clouds_.PER_ROUND) + num_ascents * (2 * NUM_ASCENTS + 3)
+    own_scales, scales = _scales(np.asarray(of_base), tempered), _scales(np.asarray(of_base), init_scale)
+    look = partial(_look, target, base, blocks, num)
+    tails = Tails(0.0, np.asarray(center))
+    if np.all(np.isfinite(tempered)):
+        tails = lines.measure(look, tempered, own_scales, log_z + UNCOVERED, num)
+        spent += num * NUM_POINTS
+    points, log_density = _search(target, key_search, on_one(center), scales, num, drawn)
+    uncovered = look(np.asarray(points))[1] - log_z > UNCOVERED
     log_density = jnp.asarray(np.where(uncovered, log_density, -np.inf))
     picked, num_distinct = modes.select(points, log_density, 0.1 * base.dim**0.5, MAX_MODES)
     if int(num_distinct) == 0:
         nothing = np.zeros(num_candidates(base.dim, target.work), center.dtype)
-        at = np.zeros((len(nothing), base.dim), center.dtype)
-        nowhere: Any = Mixture(nothing - np.inf, at, np.zeros((*at.shape, base.dim), center.dtype))  # type: ignore
-        return Audit(0.0, nothing, nowhere, log_ratios, families, spent)
+        shapes = fits.shapes(len(nothing), base.dim, center.dtype)
+        nowhere = jax.tree.map(lambda leaf: np.zeros((len(nothing), *leaf.shape[2:]), leaf.dtype), shapes)
+        nowhere = nowhere._replace(log_weights=nothing - np.inf)
+        return Audit(0.0, nothing, nowhere, log_ratios, families, tails, spent)
     starts = points[picked[: modes.num_polished(target, int(num_distinct), base.dim)]]
-    regions, polishing = regions_.fit(target, scales, key_fit, starts, int(num_distinct))
-    fitting = len(regions.means) * mixture_vi.NUM_SHORT * mixture_vi.num_draws(base.dim)
+    regions, num_modes, polishing = regions_.fit(target, scales, key_fit, starts, int(num_distinct))
+    fitting = len(regions.means) * fits.NUM_SHORT * fits.num_draws(base.dim)
     spent += polishing + fitting + regions_.NUM_CHUNKS * num
     share, shares = regions_.measure(target, key_measure, base, blocks, log_z, regions)
-    return Audit(share, shares, regions, log_ratios, families, spent)
+    countless = num_modes > MAX_MODES // 2 and not bool(base.annealed)
+    return Audit(share, shares, regions, log_ratios, families, tails, spent, countless)
+
+
+def _look(
+    target: Target, base: Base, blocks: BlockParams, num: int, points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`values_and_gaps` of any number of points, by its program for `num` of them."""
+    whole = np.resize(points, (-(-len(points) // num) * num, points.shape[1]))
+    parts = [values_and_gaps(target, base, blocks, rows) for rows in np.split(whole, len(whole) // num)]
+    value, gap = (np.concatenate(part)[: len(points)] for part in zip(*parts, strict=True))
+    return value, gap
 
 
 def expect(target: Target, rng_key: Array, base: Base, network: Callable[[], StepNetwork], num_steps: int) -> None:
     """Compile what an audit needs in a second thread, for a base and a network of these shapes."""
     num = num_starts(target.work)
-    points = jax.ShapeDtypeStruct((num, base.dim), base.whitening.shift.dtype)
+    points = jax.ShapeDtypeStruct((num, base.dim), base.dtype)
     blocks = lambda: shapes_of(steps.compiled_blocks_of, network(), num_steps)  # noqa: E731
     compile_ahead(_particles, lambda: (target, rng_key, base, num))
     compile_ahead(values_and_gaps, lambda: (target, base, blocks(), points))
@@ -139,17 +180,24 @@ def _particles(target: Target, rng_key: Array, base: Base, num: int) -> tuple[Ar
     return jnp.where(cloud.annealing == 1, tempered, jnp.nan), cloud.ancestors[0], of_base, center, cloud.num_rounds
 
 
-def _scales(of_base: np.ndarray, init_scale: float) -> np.ndarray:
-    """Each coordinate's scale: `init_scale`, or that of the base's draws where it is larger.
+def _scales(of_base: np.ndarray, least: float | np.ndarray) -> np.ndarray:
+    """Each coordinate's scale: that of the base's draws, or `least`, a number or other draws, where that is larger.
 
-    Of the base it is half the distance between the 16 % and 84 % quantiles, a standard deviation where there is one.
+    Of draws it is half the distance between the 16 % and 84 % quantiles, a standard deviation where there is one.
     """
-    low, high = np.quantile(of_base, [0.16, 0.84], axis=0)
-    return np.maximum(init_scale, (high - low) / 2).astype(of_base.dtype)
+
+    def spread(draws: np.ndarray) -> np.ndarray:
+        low, high = np.quantile(draws, [0.16, 0.84], axis=0)
+        return (high - low) / 2
+
+    return np.maximum(spread(least) if np.ndim(least) else least, spread(of_base)).astype(of_base.dtype)
 
 
-def _search(target: Target, rng_key: Array, center: Array, scales: np.ndarray, num: int) -> tuple[Array, Array]:
-    """Points of high density and their log densities, from starts of all spreads around the base."""
-    spreads = jnp.asarray(np.repeat(_SPREADS, num // len(_SPREADS)).astype(scales.dtype)[:, None] * scales)
-    ends, _ = modes.climb(target, modes.disperse(rng_key, center, spreads), spreads)
-    return modes.climb(target, ends, jnp.asarray(np.broadcast_to(0.1 * scales, spreads.shape)))
+def _search(
+    target: Target, rng_key: Array, center: Array, scales: np.ndarray, num: int, drawn: np.ndarray | None
+) -> tuple[Array, Array]:
+    """Points of high density and their log densities, from starts of all spreads around the base, and those drawn."""
+    spreads: Any = np.repeat(_SPREADS, num // len(_SPREADS)).astype(scales.dtype)[:, None] * scales
+    starts, spreads = modes.joined(modes.disperse(rng_key, center, spreads), spreads, drawn, scales)
+    ends, _ = modes.climb(target, starts, spreads)
+    return modes.climb(target, ends, np.broadcast_to(0.1 * scales, spreads.shape))  # type: ignore[arg-type]

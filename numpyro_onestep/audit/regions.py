@@ -1,19 +1,24 @@
 """Regions that the flow may not reach: Gaussians fitted to them, and the mass in them by importance sampling."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from numpyro_onestep.base import mixture_vi, modes
+from numpyro_onestep.base import modes
 from numpyro_onestep.base.distribution import Base
-from numpyro_onestep.base.mixture_vi import Mixture, num_candidates
 from numpyro_onestep.base.modes import num_starts
 from numpyro_onestep.compilation import jit_once, split
 from numpyro_onestep.flow import density
 from numpyro_onestep.flow.block import BlockParams
+from numpyro_onestep.gaussians import factors, mixture
+from numpyro_onestep.gaussians import fit as fits
+from numpyro_onestep.gaussians.factors import LowRank
+from numpyro_onestep.gaussians.fit import num_candidates
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import Target
 
 __all__ = ["NUM_CHUNKS", "UNCOVERED", "fit", "measure", "values_and_gaps"]
@@ -34,33 +39,54 @@ def values_and_gaps(target: Target, base: Base, blocks: BlockParams, z: Array) -
     return jax.vmap(one)(z)
 
 
-def fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_usable: int) -> tuple[Mixture, int]:
+def fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_usable: int) -> tuple[Mixture, int, int]:
     """Gaussians fitted to the surroundings of the first starts; equal weights, none where another is already.
 
     Proper modes come first, by their Laplace mass: the pole of a hierarchical density, higher than any of them, must
     not take their place.
+
+    Returns:
+        The Gaussians, how many proper modes there are, and the target gradients that it took to polish them.
     """
     found = modes.polish(target, starts)
     usable = np.arange(len(starts)) < num_usable
     num = num_candidates(starts.shape[1], target.work)
-    log_mass = found.log_density + np.log(np.diagonal(found.scale_trils, axis1=1, axis2=2)).sum(1)
-    proper = found.distinct & usable & np.isfinite(log_mass)
-    order = np.argsort(np.where(proper, -log_mass, np.where(usable, 1e30, np.inf)), kind="stable")[:num]
-    small = np.diag(0.15 * scales)
-    means = np.where(proper[order, None], found.points[order], np.asarray(starts)[order])
-    trils = np.where(proper[order, None, None], found.scale_trils[order], small)
-    singles = Mixture(*map(jnp.asarray, (np.zeros_like(means[:, :1]), means[:, None], trils[:, None])))
-    fitted, _ = mixture_vi.fit_each(target, rng_key, rng_key, singles)  # the second key is that of the ELBO, not used
-    means, trils = np.asarray(fitted.means[:, 0]), np.asarray(fitted.scale_trils[:, 0])
-    # where the density does not fall off, as without a proper posterior, a Gaussian may end without a width
-    wide = np.all(np.isfinite(trils), axis=(1, 2)) & np.all(np.diagonal(trils, axis1=1, axis2=2) > 0, axis=1)
+    if isinstance(found.scale_trils, LowRank):  # no modes are told apart
+        order = np.arange(min(num, len(starts)))
+        singles, proper = _narrow(jnp.asarray(starts[order]), 0.15 * scales), np.zeros(0)
+    else:
+        log_mass = found.log_density + np.log(np.diagonal(found.scale_trils, axis1=1, axis2=2)).sum(1)
+        proper = found.distinct & usable & np.isfinite(log_mass)
+        order = np.argsort(np.where(proper, -log_mass, np.where(usable, 1e30, np.inf)), kind="stable")[:num]
+        small = np.diag(0.15 * scales)
+        means = np.where(proper[order, None], found.points[order], np.asarray(starts)[order])
+        trils = np.where(proper[order, None, None], found.scale_trils[order], small)
+        singles = Mixture(*map(jnp.asarray, (np.zeros_like(means[:, :1]), means[:, None], trils[:, None])))
+    fitted, _ = fits.fit_each(target, rng_key, rng_key, singles)  # the second key is that of the ELBO, not used
+    means, trils = jax.tree.map(lambda leaf: np.asarray(leaf[:, 0]), (fitted.means, fitted.scale_trils))
+    each = [jax.tree.map(lambda leaf, i=i: leaf[i], trils) for i in range(len(means))]
     kept: list[int] = []
-    for i in np.flatnonzero(wide[: int(np.sum(usable[order]))]):
-        if not any(np.linalg.norm(np.linalg.solve(trils[j], means[i] - means[j])) < 1 for j in kept):
-            kept.append(int(i))
+    for i in range(int(np.sum(usable[order]))):
+        if _is_wide(each[i]) and not any(np.linalg.norm(_solve(each[j], means[i] - means[j])) < 1 for j in kept):
+            kept.append(i)
     log_weights = np.full(len(means), -np.inf, means.dtype)
     log_weights[kept] = -np.log(max(len(kept), 1))
-    return Mixture(*map(jnp.asarray, (log_weights, means, trils))), int(found.num_gradients)
+    regions = Mixture(*jax.tree.map(jnp.asarray, (log_weights, means, trils)))
+    return regions, int(np.sum(proper)), int(found.num_gradients)
+
+
+_narrow = jit_once(fits.narrow)
+
+
+def _is_wide(factor: Any) -> bool:
+    """Whether a Gaussian has a width; without a proper posterior the density may not fall off, and leave it none."""
+    widths = [factor.scale, factor.stretch] if isinstance(factor, LowRank) else [np.diagonal(factor)]
+    return all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(factor)) and all(np.all(w > 0) for w in widths)
+
+
+def _solve(factor: Any, x: Any) -> np.ndarray:
+    """L⁻¹ x on the host."""
+    return np.asarray(factors.solve(factor, x)) if isinstance(factor, LowRank) else np.linalg.solve(factor, x)
 
 
 @partial(jit_once, static_argnames=("num",))
@@ -68,9 +94,9 @@ def _draw(regions: Mixture, rng_key: Array, num: int) -> tuple[Array, Array, Arr
     """Draws of the mixture, stretched a little, with their log densities and each region's responsibility for them."""
     # wide enough for tails, not so wide that the weights of many dimensions vary
     dim = regions.means.shape[1]
-    wide = regions._replace(scale_trils=(1 + min(0.2, dim**-0.5)) * regions.scale_trils)
-    z = mixture_vi.sample(wide, rng_key, num)
-    log_q, nearest = jax.vmap(lambda z: (mixture_vi.log_prob(wide, z), mixture_vi.responsibilities(wide, z)))(z)
+    wide = regions._replace(scale_trils=factors.widened(regions.scale_trils, 1 + min(0.2, dim**-0.5)))
+    z = mixture.sample(wide, rng_key, num)
+    log_q, nearest = jax.vmap(lambda z: (mixture.log_prob(wide, z), mixture.responsibilities(wide, z)))(z)
     return z, log_q, nearest
 
 
