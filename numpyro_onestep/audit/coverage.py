@@ -13,7 +13,7 @@ is not heavy is left to NumPy.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jax import Array, random
 
 from numpyro_onestep.audit import lines
 from numpyro_onestep.audit import regions as regions_
-from numpyro_onestep.audit.lines import NUM_POINTS, Tails
+from numpyro_onestep.audit.lines import NONE, NUM_POINTS, Tails
 from numpyro_onestep.audit.regions import UNCOVERED, values_and_gaps
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base import modes
@@ -46,6 +46,7 @@ __all__ = ["Audit", "audit", "expect"]
 _SPREADS = (1.0, 4.0, 16.0, 16.0)  # of a quarter of the starts each, in coordinates' scales: most room is far out
 _NEGLIGIBLE = 0.003  # share of all mass
 _NUM_LAST = 5  # rounds of the tempered particles at the target itself
+_LONG = 0.02  # share of all mass in tails that would move log Z by no more than its usual tolerance
 _DOUBTFUL = 0.03  # estimated share that is not passed over even where its error is as large
 
 
@@ -71,14 +72,14 @@ class Audit(NamedTuple):
     regions: Mixture
     log_ratios: np.ndarray
     families: np.ndarray
-    tails: Tails
+    tails: Tails = NONE
     num_gradients: int = 0
     countless: bool = False
 
     @property
     def long_tails(self) -> bool:
         """Whether single coordinates' tails out of the flow's reach matter."""
-        return self.tails.share > _NEGLIGIBLE
+        return self.tails.share > _LONG
 
     @property
     def missing(self) -> np.ndarray:
@@ -122,7 +123,7 @@ def audit(
     spent = len(log_ratios) * (1 + int(num_rounds) * clouds_.PER_ROUND) + num_ascents * (2 * NUM_ASCENTS + 3)
     own_scales, scales = _scales(np.asarray(of_base), tempered), _scales(np.asarray(of_base), init_scale)
     look = partial(_look, target, base, blocks, num)
-    tails = Tails(0.0, np.asarray(center))
+    tails = NONE
     if np.all(np.isfinite(tempered)):
         tails = lines.measure(look, tempered, own_scales, log_z + UNCOVERED, num)
         spent += num * NUM_POINTS
@@ -150,7 +151,7 @@ def _look(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`values_and_gaps` of any number of points, by its program for `num` of them."""
     whole = np.resize(points, (-(-len(points) // num) * num, points.shape[1]))
-    parts = [values_and_gaps(target, base, blocks, rows) for rows in np.split(whole, len(whole) // num)]
+    parts = [values_and_gaps(target, base, blocks, rows) for rows in cast(Any, np.split(whole, len(whole) // num))]
     value, gap = (np.concatenate(part)[: len(points)] for part in zip(*parts, strict=True))
     return value, gap
 
@@ -186,7 +187,7 @@ def _scales(of_base: np.ndarray, least: float | np.ndarray) -> np.ndarray:
     Of draws it is half the distance between the 16 % and 84 % quantiles, a standard deviation where there is one.
     """
 
-    def spread(draws: np.ndarray) -> np.ndarray:
+    def spread(draws: Any) -> np.ndarray:
         low, high = np.quantile(draws, [0.16, 0.84], axis=0)
         return (high - low) / 2
 

@@ -2,7 +2,7 @@
 
 From a posterior draw along the axis of one coordinate the target is that coordinate's density given the others. What
 the flow does not reach of its tail, averaged over draws and summed over coordinates, is the mass of all tails in which
-one coordinate alone is far out. Where a tail is too long for the flow it is too long for tempered particles as well, and
+one coordinate alone is far out. Where a tail is too long for the flow it is too long for tempered particles as well;
 neither the weights nor the bounds of log Z see it.
 """
 
@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["NUM_POINTS", "Tails", "measure"]
+__all__ = ["NONE", "NUM_POINTS", "Tails", "measure"]
 
-_FAR = 4.0  # scales from a draw, from where its tail begins
+_FAR = 8.0  # times as far from a draw as half of its line's mass, from where the tail begins
 _STEPS = 0.03 * 2.0 ** np.arange(16)  # on either side, in the coordinate's scales: up to a thousand of them
 NUM_POINTS = 2 * len(_STEPS) + 1  # of a line
 
@@ -28,6 +28,9 @@ class Tails(NamedTuple):
 
     share: float
     point: np.ndarray
+
+
+NONE = Tails(0.0, np.zeros(0))
 
 
 def measure(
@@ -57,9 +60,12 @@ def measure(
     width = np.abs(offsets) * np.log(2.0)
     width[len(_STEPS)] = 2 * _STEPS[0]
     mass = width * np.exp(value - np.max(value, axis=1, keepdims=True))
-    out = np.where((gap > least) & (np.abs(offsets) > _FAR), mass, 0.0)
-    ratios = np.sum(out, axis=1) / np.sum(mass, axis=1)
-    ratios = np.where(np.isfinite(ratios), ratios, 0.0)
+    mass = mass / np.sum(mass, axis=1, keepdims=True)
+    from_within = np.argsort(np.abs(offsets), kind="stable")
+    halves = np.argmax(np.cumsum(mass[:, from_within], axis=1) >= 0.5, axis=1)
+    half = np.abs(offsets)[from_within][halves]
+    out = np.where((gap > least) & (np.abs(offsets) > _FAR * half[:, None]), mass, 0.0)
+    ratios = np.sum(out, axis=1)
     total = max(dim * (np.mean(ratios) - 2 * np.std(ratios) / num**0.5), 0.0)
-    farthest = np.argmax((out / np.sum(mass, axis=1, keepdims=True)).ravel())
+    farthest = np.argmax(out.ravel())
     return Tails(float(total / (1 + total)), points.reshape(-1, dim)[farthest])

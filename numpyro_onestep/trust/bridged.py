@@ -119,7 +119,8 @@ def _audit_failures(
 ) -> tuple[list[str], float]:
     """Mass that the audit saw and the bridge did not reach, in words, or as an error in nats where it is little.
 
-    That the flow alone does not reach it matters no more.
+    That the flow alone does not reach it matters no more, unless it lies in tails: what particles see of those, which
+    start in light ones, cannot be told.
     """
     of_clouds = np.mean(ratios, axis=1)
     error = float(np.std(of_clouds, ddof=1) / len(of_clouds) ** 0.5)
@@ -130,7 +131,8 @@ def _audit_failures(
     seen = audited.share if len(audited.missing) else float(np.sum(audited.shares[audited.doubtful]))
     reached = np.mean(ratios - log_z > UNCOVERED)
     left = max(seen - float(reached), 0.0)
-    if reached > _ENOUGH_REACHED * seen or (reached > _SOME_REACHED * seen and left <= _LITTLE):
+    enough = reached > _ENOUGH_REACHED * seen or (reached > _SOME_REACHED * seen and left <= _LITTLE)
+    if enough and not audited.long_tails:
         return failures, left
     return [*where(), *failures], 0.0
 
