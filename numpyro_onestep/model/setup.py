@@ -110,7 +110,7 @@ class ModelSetup(NamedTuple):
     def draw_prior(self, rng_key: Array, num: int, args: tuple, kwargs: dict[str, Any]) -> np.ndarray | None:
         """Draws of the prior on the sampler's flat vector, its members at their modes, shape (num, D).
 
-        None under transformations, and where the model has no prior to draw from, as an improper one.
+        In place of draws that are not finite others are repeated. None under transformations, and where the model has no prior to draw from, as an improper one.
         """
         if self.prior_gen is None or in_transformation(rng_key, self.center, args, kwargs):
             return None
@@ -119,7 +119,10 @@ class ModelSetup(NamedTuple):
             points = np.array(_draws(function, rng_key, num))
         except Exception:  # whatever a model raises that cannot be drawn from
             return None
-        points = points[np.all(np.isfinite(points), axis=1)]
+        finite = np.flatnonzero(np.all(np.isfinite(points), axis=1))
+        if len(finite) == 0:
+            return None
+        points = points[np.resize(finite, num)]
         if self.members is None:
             return points
         return np.concatenate(
