@@ -110,7 +110,8 @@ class ModelSetup(NamedTuple):
     def draw_prior(self, rng_key: Array, num: int, args: tuple, kwargs: dict[str, Any]) -> np.ndarray | None:
         """Draws of the prior on the sampler's flat vector, its members at their modes, shape (num, D).
 
-        In place of draws that are not finite others are repeated. None under transformations, and where the model has no prior to draw from, as an improper one.
+        In place of draws that are not finite others are repeated. None under transformations, and where the model has
+        no prior to draw from, as with an improper one.
         """
         if self.prior_gen is None or in_transformation(rng_key, self.center, args, kwargs):
             return None

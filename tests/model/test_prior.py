@@ -56,7 +56,7 @@ def test_models_without_a_prior_to_draw_from_have_none():
 
 def test_draws_that_are_not_finite_are_replaced():
     def overflowing(y):
-        size = numpyro.sample("size", dist.Normal(0.0, 3e38))  # a quarter of the draws overflow
+        size = numpyro.sample("size", dist.Gamma(0.01, 1.0))  # four in ten of the draws underflow
         numpyro.sample("y", dist.Normal(size, 1), obs=y)
 
     _, points = drawn(overflowing, np.zeros(3))
