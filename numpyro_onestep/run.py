@@ -10,6 +10,7 @@ from numpyro.infer import MCMC
 
 from numpyro_onestep import options
 from numpyro_onestep.audit.coverage import Audit
+from numpyro_onestep.audit.flat import flatness_failures
 from numpyro_onestep.audit.report import audit, describe
 from numpyro_onestep.base.modes import num_drawn
 from numpyro_onestep.bridge.crossing import Crossing
@@ -27,7 +28,7 @@ from numpyro_onestep.state import OneStepState, first_values, flows_of, trained_
 from numpyro_onestep.threads import one_blas_thread
 from numpyro_onestep.trust.bridged import estimate_bridged
 from numpyro_onestep.trust.checks import MANY_MODES, MAX_LOST
-from numpyro_onestep.trust.estimate import estimate, with_caveats
+from numpyro_onestep.trust.estimate import doubted, estimate, with_caveats
 from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = ["Run", "all_or_nothing", "evidence", "run_of"]
@@ -162,4 +163,6 @@ def evidence(
     if bridges is not None:
         bridged = estimate_bridged(bridges, result, undefined, audited, where, notes)
         result = bridged if bridged.reliable or not result.reliable else result
+    if improper:
+        result = doubted(result, flatness_failures(flows[0].problem, random.fold_in(key_audit, 3)))
     return with_caveats(result, run.setup.caveats)

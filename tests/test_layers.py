@@ -26,7 +26,7 @@ HOUSE: dict[str, list[str]] = {
     "bridge": ["hamiltonian", "ladder", "clouds", "crossing"],
     "draws": ["weights", "metropolis", "proposal", "chains", "move"],
     "training": ["losses", "plan", "state", "optimizer", "evaluation", "loop", "fit"],
-    "audit": ["regions", "lines", "coverage", "report"],
+    "audit": ["regions", "lines", "flat", "coverage", "report"],
     "trust": ["evidence", "checks", "estimate", "bridged"],
     "paper": ["noise", "control", "log_det", "sde", "losses"],
     "state": [],

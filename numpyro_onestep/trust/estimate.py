@@ -9,7 +9,7 @@ from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight
 from numpyro_onestep.trust import checks
 from numpyro_onestep.trust.evidence import Evidence
 
-__all__ = ["elbo_of", "estimate", "with_caveats"]
+__all__ = ["doubted", "elbo_of", "estimate", "with_caveats"]
 
 _MIN_FAMILIES = 16  # of the draws that bound log Z from above where a tail is heavy
 
@@ -90,6 +90,13 @@ def elbo_of(log_w: np.ndarray) -> float:
     if len(within) == 0 or np.any(np.isnan(within)):
         return float("-inf")
     return float(np.mean(within) + np.log(len(within) / len(log_w)))
+
+
+def doubted(e: Evidence, failures: Sequence[str]) -> Evidence:
+    """The same where further checks of draws and evidence failed, in words."""
+    if not failures:
+        return e
+    return e._replace(reliable=False, draws_reliable=False, warnings=(*failures, *e.warnings))
 
 
 def with_caveats(e: Evidence, caveats: Sequence[str]) -> Evidence:
