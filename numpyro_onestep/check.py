@@ -25,7 +25,7 @@ __all__ = ["Check", "check"]
 _NUM_POINTS, _NUM_TIMED = 64, 5
 _NUM_ASCENTS = 4
 _SPREAD = 0.1  # of the points at which gradients are timed
-_MANY_DIMS = 500
+_MANY_DIMS = 2000
 _RANGE = 1.7  # of the seconds foretold, up and down
 
 
@@ -151,7 +151,7 @@ def _remarks(setup: ModelSetup, lost: float) -> list[str]:
     if setup.idle is not None:
         remarks.append(f"{int(np.sum(setup.idle))} masked entries touch nothing; they get a standard normal density.")
     if setup.dim > _MANY_DIMS:
-        remarks.append("So many dimensions need matrices of their square; try a part of the data first.")
+        remarks.append("So many dimensions have not been tried; try a part of the data first.")
     elif setup.dim > COSTLY_DIM and setup.members is None:
         remarks.append("Above 64 dimensions one evaluation a draw rarely suffices; a bridge then makes up for it.")
     return remarks
