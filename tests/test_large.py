@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from jax import random
 from jax.scipy.special import logsumexp
@@ -15,7 +18,7 @@ from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.base.search import search
 from numpyro_onestep.flow import steps as flow
 from numpyro_onestep.flow.network import StepNetwork
-from numpyro_onestep.model.target import LARGE_DIM, Target, safe_log_density
+from numpyro_onestep.model.target import DENSE_DIM, LARGE_DIM, Target, safe_log_density
 from numpyro_onestep.training.fit import start
 
 DIM = LARGE_DIM + 4
@@ -104,6 +107,28 @@ def test_two_modes_are_found_or_the_evidence_says_so():
     sampler.run(random.key(0), init_params=jnp.zeros((4, DIM)))
     found = abs(sampler.evidence.log_z - 0.5 * DIM * jnp.log(2 * jnp.pi)) < 0.1
     assert found or not sampler.evidence.reliable
+
+
+@pytest.mark.slow
+def test_files_hold_flows_without_matrices(tmp_path):
+    def model():
+        numpyro.sample("x", dist.Normal(jnp.arange(DENSE_DIM + 8.0), 2.0).to_event(1))
+
+    def sampler():
+        return OneStepSampler(OneStep(model), num_warmup=3, num_samples=100, progress_bar=False)
+
+    whole = sampler()
+    whole.run(random.key(0), checkpoint=tmp_path / "training")
+    base = whole.last_state.base
+    assert sum(leaf.size for leaf in jax.tree.leaves(base)) < 100 * base.dim
+    again = sampler()
+    again.run(random.key(0), checkpoint=tmp_path / "training")  # nothing is left to train
+    whole.save(tmp_path / "run")
+    loaded = OneStepSampler.load(tmp_path / "run", OneStep(model))
+    for other in (again, loaded):
+        np.testing.assert_array_equal(other.draw(random.key(1), 64)[0]["x"], whole.draw(random.key(1), 64)[0]["x"])
+        assert other.evidence.log_z == whole.evidence.log_z
+    assert abs(whole.evidence.log_z) < max(0.05, 3 * whole.evidence.std_error)
 
 
 def test_blocks_are_wide_in_few_dimensions_and_narrow_in_many():
