@@ -41,6 +41,7 @@ def scale_of_one(y):
     numpyro.sample("y", dist.Normal(0, scale), obs=y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "num", "proper"),
     [(location, 20, True), (location, 3, True), (two_locations, 20, False), (scale_of_one, 1, False)],
