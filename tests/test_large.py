@@ -1,5 +1,6 @@
 """Many dimensions: no Hessians above `LARGE_DIM`, no matrices above `DENSE_DIM`, fewer fits, narrower blocks."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -30,6 +31,7 @@ def run(monkeypatch):
     """A default run of one of the large targets of the examples, by name: the target and the sampler."""
     for folder in ("gallery", "benchmarks"):
         monkeypatch.syspath_prepend(EXAMPLES / folder)
+    monkeypatch.delitem(sys.modules, "models", raising=False)  # that of the tests
     from large_targets import LARGE_TARGETS
 
     def with_defaults(name):

@@ -14,6 +14,7 @@ import numpy as np
 __all__ = ["NONE", "NUM_POINTS", "Tails", "measure"]
 
 _FAR = 8.0  # times as far from a draw as half of its line's mass, from where the tail begins
+_RISE = 1.0  # nats, of a density that is another mode's
 _STEPS = 0.03 * 2.0 ** np.arange(16)  # on either side, in the coordinate's scales: up to a thousand of them
 NUM_POINTS = 2 * len(_STEPS) + 1  # of a line
 
@@ -64,8 +65,20 @@ def measure(
     from_within = np.argsort(np.abs(offsets), kind="stable")
     halves = np.argmax(np.cumsum(mass[:, from_within], axis=1) >= 0.5, axis=1)
     half = np.abs(offsets)[from_within][halves]
-    out = np.where((gap > least) & (np.abs(offsets) > _FAR * half[:, None]), mass, 0.0)
+    far = np.abs(offsets) > _FAR * half[:, None]
+    top = np.max(np.where(far, -np.inf, value), axis=1, keepdims=True)
+    out = np.where(far & (gap > least) & _falls(np.where(far, value, top)), mass, 0.0)
     ratios = np.sum(out, axis=1)
     total = max(dim * (np.mean(ratios) - 2 * np.std(ratios) / num**0.5), 0.0)
     farthest = np.argmax(out.ravel())
     return Tails(float(total / (1 + total)), points.reshape(-1, dim)[farthest])
+
+
+def _falls(value: np.ndarray) -> np.ndarray:
+    """Where the density has not risen again on the way from the middle of a line: beyond that is another mode."""
+    middle = value.shape[1] // 2
+    falls = np.ones(value.shape, bool)
+    for outward in (slice(middle, None), slice(middle, None, -1)):
+        lowest = np.minimum.accumulate(value[:, outward], axis=1)
+        falls[:, outward] = np.logical_and.accumulate(value[:, outward] <= lowest + _RISE, axis=1)
+    return falls

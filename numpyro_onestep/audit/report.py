@@ -65,30 +65,30 @@ def describe(found: Audit, constrain: Callable[[Array], Any], improper: bool = F
         what_to_do = (
             "If the improper priors leave the posterior without a finite integral, nothing mends it but proper priors."
         )
-    if found.long_tails:
-        return [
-            f"At least {100 * found.tails.share:.3g} % of the posterior's mass lies in tails of single coordinates "
-            f"that are too long for the flow, for instance at {at(found.tails.point)}: log_z is too low and the draws "
-            "lack it. "
-            "Priors with lighter tails mend that, or a parametrisation in which the tails are shorter."
-        ]
+    said = []
     if len(found.missing):
-        return [
+        said.append(
             f"At least {100 * found.share:.3g} % of the posterior's mass is out of the flow's reach, around "
             f"{around(found.missing)}: log_z is too low and the draws lack it. {what_to_do}"
-        ]
-    if len(found.doubtful):
-        return [
+        )
+    elif len(found.doubtful):
+        said.append(
             f"The flow does not reach places of high density around {around(found.doubtful)}. Perhaps "
             f"{100 * np.sum(found.shares):.3g} % of the posterior's mass lies there; too few draws hit them to tell. "
             f"{what_to_do}"
-        ]
+        )
+    if found.long_tails:
+        said.append(
+            f"At least {100 * found.tails.share:.3g} % of the posterior's mass lies in tails of single coordinates "
+            f"that are too long for the flow, for instance at {at(found.tails.point)}: log_z is too low and the draws "
+            "lack it. Priors with lighter tails mend that, or a parametrisation in which the tails are shorter."
+        )
     if found.countless:
-        return [
+        said.append(
             "There are more modes out of the flow's reach than can be counted. Each of them holds next to nothing, but "
             "all together may hold most of the posterior's mass: log_z is then too low, and the draws lack it."
-        ]
-    return []
+        )
+    return said
 
 
 def _short(values: np.ndarray) -> str:

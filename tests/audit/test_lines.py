@@ -46,3 +46,12 @@ def test_places_without_density_do_not_matter():
     draws = np.abs(RNG.normal(size=(128, DIM)))
     assert measured(lambda x: np.where(x < 0, -np.inf, normal(x)), normal, draws).share == 0
     assert measured(lambda x: np.where(x < 0, np.nan, normal(x)), normal, draws).share == 0
+
+
+def test_another_mode_is_no_tail():
+    draws = RNG.normal(size=(128, DIM))
+
+    def both(x):
+        return np.logaddexp(normal(x), normal(x - 61.44)) - np.log(2)  # a point of each line is at the other mode
+
+    assert measured(both, normal, draws).share == 0
