@@ -118,7 +118,7 @@ def warmup(
     options |= {"plan": plan, "num_warmup": num_warmup}
     in_search, in_audit = search.num_drawn(setup.work), num_drawn(setup.work)
     drawn = setup.draw_prior(fold_in(rng_key, 8), in_search + in_audit, *given)
-    drawn_first, drawn_again = (None, None) if drawn is None else np.split(drawn, [in_search])
+    for_search, for_audit = (None, None) if drawn is None else np.split(drawn, [in_search])
     journal = open_journal(checkpoint, rng_key, setup, given, options, before)
 
     def expect_flow(base: Base) -> None:
@@ -134,7 +134,7 @@ def warmup(
     def find() -> _Found:
         spent: list[int] = []
         with tqdm(total=1, desc="base search", disable=not progress_bar) as bar:
-            base = search.search_model(setup, given, init_scale, key_base, drawn_first, spent, expect_flow)
+            base = search.search_model(setup, given, init_scale, key_base, for_search, spent, expect_flow)
             bar.update()
         return _Found(base, sum(spent))
 
@@ -182,7 +182,7 @@ def warmup(
             flows = [Flow(one.best, Problem(base, target)) for one in each]
             with tqdm(total=1, desc="coverage audit", disable=not progress_bar) as bar:
                 log_z = [float(one.best_log_z) for one in each]
-                found = audit(key, flows, num_steps, init_scale, log_z, drawn_again)
+                found = audit(key, flows, num_steps, init_scale, log_z, for_audit)
                 bar.update()
             return found
 

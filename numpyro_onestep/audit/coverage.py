@@ -22,7 +22,7 @@ from jax import Array, random
 
 from numpyro_onestep.audit import lines
 from numpyro_onestep.audit import regions as regions_
-from numpyro_onestep.audit.lines import NONE, NUM_POINTS, Tails
+from numpyro_onestep.audit.lines import NO_TAILS, NUM_POINTS, Tails
 from numpyro_onestep.audit.regions import UNCOVERED, values_and_gaps
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base import modes
@@ -72,7 +72,7 @@ class Audit(NamedTuple):
     regions: Mixture
     log_ratios: np.ndarray
     families: np.ndarray
-    tails: Tails = NONE
+    tails: Tails = NO_TAILS
     num_gradients: int = 0
     countless: bool = False
 
@@ -121,10 +121,12 @@ def audit(
     families = np.asarray(families)
     num_ascents = num + (0 if drawn is None else len(drawn))
     spent = len(log_ratios) * (1 + int(num_rounds) * clouds_.PER_ROUND) + num_ascents * (2 * NUM_ASCENTS + 3)
-    own_scales, scales = _scales(np.asarray(of_base), tempered), _scales(np.asarray(of_base), init_scale)
+    spread = _spread(np.asarray(of_base))
+    scales = np.maximum(spread.dtype.type(init_scale), spread)
     look = partial(_look, target, base, blocks, num)
-    tails = NONE
+    tails = NO_TAILS
     if np.all(np.isfinite(tempered)):
+        own_scales = np.maximum(_spread(tempered), spread)
         tails = lines.measure(look, tempered, own_scales, log_z + UNCOVERED, num)
         spent += num * NUM_POINTS
     points, log_density = _search(target, key_search, on_one(center), scales, num, drawn)
@@ -181,17 +183,10 @@ def _particles(target: Target, rng_key: Array, base: Base, num: int) -> tuple[Ar
     return jnp.where(cloud.annealing == 1, tempered, jnp.nan), cloud.ancestors[0], of_base, center, cloud.num_rounds
 
 
-def _scales(of_base: np.ndarray, least: float | np.ndarray) -> np.ndarray:
-    """Each coordinate's scale: that of the base's draws, or `least`, a number or other draws, where that is larger.
-
-    Of draws it is half the distance between the 16 % and 84 % quantiles, a standard deviation where there is one.
-    """
-
-    def spread(draws: Any) -> np.ndarray:
-        low, high = np.quantile(draws, [0.16, 0.84], axis=0)
-        return (high - low) / 2
-
-    return np.maximum(spread(least) if np.ndim(least) else least, spread(of_base)).astype(of_base.dtype)
+def _spread(draws: np.ndarray) -> np.ndarray:
+    """Each coordinate's half distance between the 16 % and 84 % quantiles, a standard deviation where there is one."""
+    low, high = np.quantile(draws, [0.16, 0.84], axis=0)
+    return ((high - low) / 2).astype(draws.dtype)
 
 
 def _search(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["NONE", "NUM_POINTS", "Tails", "measure"]
+__all__ = ["NO_TAILS", "NUM_POINTS", "Tails", "measure"]
 
 _FAR = 8.0  # times as far from a draw as half of its line's mass, from where the tail begins
 _RISE = 1.0  # nats, of a density that is another mode's
@@ -31,7 +31,7 @@ class Tails(NamedTuple):
     point: np.ndarray
 
 
-NONE = Tails(0.0, np.zeros(0))
+NO_TAILS = Tails(0.0, np.zeros(0))
 
 
 def measure(

@@ -147,8 +147,8 @@ def joined(starts: Array, spreads: Any, drawn: np.ndarray | None, scale: Any) ->
     """
     if drawn is None:
         return starts, spreads
-    narrow = np.broadcast_to(np.asarray(0.1 * scale, spreads.dtype), drawn.shape)
-    return np.concatenate([np.asarray(starts), drawn.astype(spreads.dtype)]), np.concatenate([spreads, narrow])
+    short = np.broadcast_to(np.asarray(0.1 * scale, spreads.dtype), drawn.shape)
+    return np.concatenate([np.asarray(starts), drawn.astype(spreads.dtype)]), np.concatenate([spreads, short])
 
 
 def takes_hessians(target: LogDensity, dim: int) -> bool:
