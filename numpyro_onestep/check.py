@@ -144,7 +144,7 @@ def _seconds(compiling: float, gradient: float, setup: ModelSetup, plan: Plan) -
 def _remarks(setup: ModelSetup, lost: float) -> list[str]:
     remarks = [f"The evidence is undefined or not what its name says: {caveat}" for caveat in setup.caveats]
     remarks += [note.removeprefix("note: ") for note in setup.notes]
-    if lost > MAX_ROUNDING:
+    if lost > MAX_ROUNDING and not setup.long_sums:  # what those lose is measured after a run, and put right
         remarks.append(
             "Log densities are so large that this precision blurs them: enable float64, numpyro.enable_x64()."
         )

@@ -28,8 +28,9 @@ from numpyro_onestep.state import OneStepState, first_values, flows_of, trained_
 from numpyro_onestep.threads import one_blas_thread
 from numpyro_onestep.trust.bridged import estimate_bridged
 from numpyro_onestep.trust.checks import MANY_MODES, MAX_LOST
-from numpyro_onestep.trust.estimate import doubted, estimate, with_caveats
+from numpyro_onestep.trust.estimate import doubted, estimate, put_right, with_caveats
 from numpyro_onestep.trust.evidence import Evidence
+from numpyro_onestep.trust.precision import lost_digits
 
 __all__ = ["Run", "all_or_nothing", "evidence", "run_of"]
 
@@ -157,12 +158,13 @@ def evidence(
     undefined = float(np.mean([~np.isfinite(np.asarray(r.log_weights)) for r in replicates]))
     if undefined > MAX_LOST:  # else it is not worth a look
         undefined = float(np.mean([undefined_share(f, r) for f, r in zip(flows, replicates, strict=True)]))
-    result = estimate(replicates, notes, where(), log_ratios, families, of_map, kernel.num_steps, undefined)
+    lost = lost_digits(run.setup, run.args, run.kwargs, replicates[0])
+    result = estimate(replicates, notes, where(), log_ratios, families, of_map, kernel.num_steps, undefined, lost)
     if bridges is None and (want_bridge(kernel.bridge, result.ess / result.num_proposals, result.reliable)):
         bridges = bridges_of(flows, random.fold_in(key_audit, 1), kernel.num_steps)
     if bridges is not None:
-        bridged = estimate_bridged(bridges, result, undefined, audited, where, notes)
+        bridged = estimate_bridged(bridges, result, undefined, audited, where, notes, lost)
         result = bridged if bridged.reliable or not result.reliable else result
     if improper:
         result = doubted(result, flatness_failures(flows[0].problem, random.fold_in(key_audit, 3)))
-    return with_caveats(result, run.setup.caveats)
+    return with_caveats(put_right(result, lost), run.setup.caveats)

@@ -6,9 +6,7 @@ among its arguments, is static and compared by value. The second run on new data
 """
 
 import hashlib
-import math
-import re
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
@@ -18,24 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from numpyro_onestep.threads import alone_in_numpyro
+from numpyro_onestep.traces.fingerprint import Same
 
 __all__ = [
     "ALL",
     "NONE",
     "REAL",
     "ModelFunction",
-    "Same",
     "bind",
-    "fingerprint",
     "owned",
     "plain",
     "retold",
     "same_leaves",
     "trace",
-    "work",
 ]
 
 ALL, REAL, NONE = "biuf", "f", ""  # kinds of arrays whose values a model need not see
@@ -68,19 +64,6 @@ class ModelFunction:
 def _traced_once(code: _Code) -> Callable[[tuple[Array, ...], Array], Any]:
     """The function as a program within programs: a model is traced once, not anew in each program that uses it."""
     return jax.jit(code.function)
-
-
-class Same:
-    """An object that equals itself alone, whatever its own idea of equality, and can be hashed."""
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
 
 
 class _Constant:
@@ -192,65 +175,10 @@ def retold(closed: ClosedJaxpr, identity: Hashable, arrays: tuple[Array, ...]) -
     return ModelFunction(_Code(identity, lambda arrays, x: jaxpr_as_fun(closed)(*arrays, x)), arrays)
 
 
-def work(closed: ClosedJaxpr) -> int:
-    """About how many numbers one evaluation computes; of matrix products also those that they read."""
-    return _work(closed.jaxpr)
-
-
-def _work(jaxpr: Any) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        inner = [part for value in equation.params.values() for part in _parts(value)]
-        if inner:
-            total += equation.params.get("length", 1) * sum(map(_work, inner))
-            continue
-        read = equation.invars if equation.primitive.name == "dot_general" else []
-        total += sum(math.prod(getattr(var.aval, "shape", ())) for var in (*equation.outvars, *read))
-    return total
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """The traced functions among the parameters of an equation."""
-    if isinstance(value, ClosedJaxpr | Jaxpr):
-        yield getattr(value, "jaxpr", value)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _parts(item)
-
-
-def fingerprint(closed: ClosedJaxpr) -> Hashable:
-    """What a function computes, constants that it closes over included: a digest of its trace.
-
-    A model may read a global variable that has changed since it was compiled; its fingerprint then differs. Where the
-    trace cannot tell (host callbacks, values of a transformation around it) each fingerprint is unique.
-    """
-    text, consts = re.sub(r" at 0x[0-9a-f]+", "", str(closed)), list(_consts(closed))
-    hidden = getattr(jax.config, "jax_use_simplified_jaxpr_constants", False)  # constants are not in the trace then
-    if hidden or "callback" in text or any(isinstance(const, Tracer) for const in consts):
-        return Same(object())
-    digest = hashlib.blake2b(text.encode())
-    for const in consts:
-        is_key = jnp.issubdtype(jnp.result_type(const), jax.dtypes.prng_key)
-        array = np.asarray(jax.random.key_data(const) if is_key else const)
-        digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    return digest.digest()
-
-
 def _shape_of(array: Any) -> jax.ShapeDtypeStruct:
     """An array without the devices that it lies on."""
     aval: Any = jax.typeof(array)
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
-
-
-def _consts(value: Any) -> Iterator[Any]:
-    """The constants of a traced function and of all those within it."""
-    if isinstance(value, ClosedJaxpr | Jaxpr):  # one and the same class in newer versions of JAX
-        yield from getattr(value, "consts", ())
-        for equation in value.eqns:
-            yield from _consts(tuple(equation.params.values()))
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _consts(item)
 
 
 def _is_opaque(value: Any) -> bool:

@@ -15,11 +15,12 @@ from numpyro.distributions import biject_to
 
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.model.bounds import bounds_move, replayed
-from numpyro_onestep.model.function import NONE, Same
+from numpyro_onestep.model.function import NONE
 from numpyro_onestep.model.look import look
 from numpyro_onestep.model.setup import ModelSetup
 from numpyro_onestep.model.target import Target
 from numpyro_onestep.model.trace import evidence_caveats, factor_notes, masked_out, observations, observed_values
+from numpyro_onestep.traces.fingerprint import Same
 
 __all__ = ["setup_model", "setup_potential"]
 

@@ -22,8 +22,9 @@ from numpyro.util import is_prng_key
 
 from numpyro_onestep.compilation import in_transformation, jit_once
 from numpyro_onestep.model.bounds import replayed
-from numpyro_onestep.model.function import ALL, REAL, ModelFunction, Same, bind, fingerprint, retold, trace
+from numpyro_onestep.model.function import ALL, REAL, ModelFunction, bind, retold, trace
 from numpyro_onestep.threads import alone_in_numpyro
+from numpyro_onestep.traces.fingerprint import Same, fingerprint
 
 __all__ = ["Look", "look"]
 

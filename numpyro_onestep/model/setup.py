@@ -16,8 +16,11 @@ from numpyro_onestep.compilation import full_precision, in_transformation, jit_o
 from numpyro_onestep.members import laplace
 from numpyro_onestep.members.find import find
 from numpyro_onestep.members.laplace import Members
-from numpyro_onestep.model.function import ALL, NONE, REAL, ModelFunction, Same, bind, fingerprint, plain, trace, work
+from numpyro_onestep.model.function import ALL, NONE, REAL, ModelFunction, bind, plain, trace
 from numpyro_onestep.model.target import COSTLY_DIM, HEAVY_WORK, LARGE_DIM, Target
+from numpyro_onestep.traces.fingerprint import Same, fingerprint
+from numpyro_onestep.traces.sums import exact_sums, has_long_sums
+from numpyro_onestep.traces.work import work
 
 __all__ = ["ModelSetup"]
 
@@ -46,6 +49,7 @@ class ModelSetup(NamedTuple):
             the other coordinates' posterior nor the evidence.
         prior_gen: (args, kwargs, random key) → a draw of the prior on the model's flat vector; None for a potential.
         members: coordinates that are whitened given the rest: the sampler's flat vector is then not the model's.
+        long_sums: whether the density adds up so many terms of single precision that they are added up exactly.
     """
 
     potential_fn_gen: Callable[..., Callable[[Any], Array]]
@@ -65,6 +69,7 @@ class ModelSetup(NamedTuple):
     observations: dict[str, Any] | None = None
     prior_gen: Callable[..., Array] | None = None
     members: Members | None = None
+    long_sums: bool = False
 
     def target(self, args: tuple, kwargs: dict[str, Any]) -> Target:
         """Log γ and its derivatives on the flat unconstrained vector, guarded against values that are not finite."""
@@ -186,7 +191,9 @@ class ModelSetup(NamedTuple):
         return jax.jit(lambda z: self._log_density(args, kwargs, z))  # so that the model is traced once
 
     def _log_density(self, args: tuple, kwargs: dict[str, Any], x: Array) -> Array:
-        value = -self.potential_fn_gen(*args, **kwargs)(self.unravel(x))
+        potential_fn = self.potential_fn_gen(*args, **kwargs)
+        plain_value = lambda x: -potential_fn(self.unravel(x))  # noqa: E731
+        value = exact_sums(plain_value, x) if self.long_sums else plain_value(x)
         return value if self.idle is None else value + jnp.sum(jnp.where(self.idle, norm.logpdf(x), 0.0))
 
     def _constrain(self, args: tuple, kwargs: dict[str, Any], x: Array) -> Any:
@@ -211,6 +218,7 @@ class ModelSetup(NamedTuple):
             work=work(traces[0]),
             reverse_only=_is_reverse_only(tried.log_density(args, kwargs), self.center),
             given=None if traced else (args, kwargs),
+            long_sums=has_long_sums(traces[0]),
         )
 
     def check_unchanged(self) -> None:
@@ -222,7 +230,7 @@ class ModelSetup(NamedTuple):
         if isinstance(self.identity, Same) or self.given is None:  # it could not be told then either
             return
         bare, then = self.identity  # type: ignore[misc]
-        now = map(fingerprint, self._replace(identity=bare, members=None)._traces(*self.given))
+        now = map(fingerprint, self._replace(identity=bare, members=None, long_sums=False)._traces(*self.given))
         if any(a != b for a, b in zip(then, now, strict=True) if Same not in (type(a), type(b))):
             raise RuntimeError(
                 "The model does something else now than in its last run: a variable that it reads, a handler around "

@@ -11,6 +11,7 @@ from numpyro_onestep.bridge.crossing import MIN_ACCEPTANCE, NUM_LAST, Crossing
 from numpyro_onestep.draws.weights import log_mean_weight, pareto_k, pareto_k_threshold, tail_error, unseen_error
 from numpyro_onestep.trust import checks
 from numpyro_onestep.trust.evidence import Evidence
+from numpyro_onestep.trust.precision import Lost
 
 __all__ = ["estimate_bridged"]
 
@@ -28,6 +29,7 @@ def estimate_bridged(
     audited: Audit | None = None,
     where: Callable[[], Sequence[str]] = tuple,
     notes: Sequence[str] = (),
+    lost: Lost | None = None,
 ) -> Evidence:
     """Turn bridges, one for each flow, into an `Evidence`.
 
@@ -38,6 +40,7 @@ def estimate_bridged(
         audited: the audit of the flows.
         where: what the audit found out of the flow's reach, in words.
         notes: remarks that do not speak against the number.
+        lost: what precision takes from log Z, where that was measured.
     """
     clouds = [crossing.clouds for crossing in crossings]
     each = np.concatenate([np.asarray(c.log_z, np.float64) for c in clouds])
@@ -47,7 +50,8 @@ def estimate_bridged(
     hidden, failures, tail_notes = _tails(clouds, [k for _, k in weighings])
     std_error = float(max(spread, np.sqrt(np.mean([error**2 for error, _ in weighings]) / len(clouds))))
     ratios = np.concatenate([np.asarray(c.at.log_target - c.at.log_base, np.float64) for c in clouds])
-    std_error = float(np.linalg.norm([std_error, hidden, checks.rounding(ratios)]))
+    rounded = checks.rounding(ratios) if lost is None else lost.std_error
+    std_error = float(np.linalg.norm([std_error, hidden, rounded]))
     num = sum(c.ancestors.size for c in clouds)
     upper = np.concatenate([np.asarray(c.upper, np.float64) for c in crossings])
     result = alone._replace(
@@ -65,7 +69,7 @@ def estimate_bridged(
     if not np.all(np.isfinite(ratios)):
         failures.append("Some of the bridge's particles have no finite density: it over- or underflows there.")
     elif np.isfinite(log_z):
-        failures += checks.number_failures(result, ratios)
+        failures += checks.number_failures(result, rounded)
         if audited is not None:
             missed, lack = _audit_failures(audited, ratios, log_z, where)
             result = result._replace(std_error=float(np.hypot(std_error, lack)))

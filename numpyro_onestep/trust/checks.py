@@ -124,13 +124,13 @@ def vanishing_notes(vanishing: float) -> list[str]:
     return [said] if vanishing > MAX_LOST else []
 
 
-def weight_failures(e: Evidence, undefined: float, log_w: np.ndarray) -> list[str]:
+def weight_failures(e: Evidence, undefined: float, rounded: float) -> list[str]:
     """The checks that failed, in words.
 
     Args:
         e: what is known of the weights.
         undefined: share of the proposals whose density is nan or infinite.
-        log_w: the log weights.
+        rounded: the error that precision brings.
     """
     failures = []
     if not np.isfinite(e.log_z):
@@ -147,25 +147,24 @@ def weight_failures(e: Evidence, undefined: float, log_w: np.ndarray) -> list[st
             f"The map is not invertible at {100 * e.fold_fraction:.2f} % of the proposals (folds or lost precision): "
             "the weights there are wrong. Enable float64 (numpyro.enable_x64()) or lower the learning rate."
         )
-    return failures + number_failures(e, log_w)
+    return failures + number_failures(e, rounded)
 
 
 def rounding(log_w: np.ndarray) -> float:
-    """The error, in nats, that the precision of the log weights brings; 0 where none is finite."""
+    """The error, in nats, that the precision of the log weights may bring; 0 where none is finite."""
     finite = log_w[np.isfinite(log_w)]
     heavy = finite[finite > np.max(finite, initial=-np.inf) - 20]  # those that count
     return float(np.max(np.abs(heavy), initial=0.0)) * float(jnp.finfo(jnp.result_type(float)).eps)
 
 
-def number_failures(e: Evidence, log_w: np.ndarray) -> list[str]:
-    """Whether the error of log Z is large, or that which the precision of its log weights brings."""
+def number_failures(e: Evidence, rounded: float) -> list[str]:
+    """Whether the error of log Z is large, or that part of it, `rounded`, which precision brings."""
     failures = []
     if e.std_error > 0.2:
         failures.append(f"The standard error of log_z is {e.std_error:.2f} nats: draw more proposals or train longer.")
-    error = rounding(log_w)
-    if error > MAX_ROUNDING:
+    if rounded > MAX_ROUNDING:
         failures.append(
-            f"Log densities near {e.log_z:.3g} carry rounding errors of about {error:.2g} nats in this precision: "
+            f"Log densities near {e.log_z:.3g} carry rounding errors of about {rounded:.2g} nats in this precision: "
             "enable float64 (numpyro.enable_x64())."
         )
     return failures

@@ -8,8 +8,9 @@ from numpyro_onestep.draws.proposal import Proposals
 from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight, pareto_k, unseen_error
 from numpyro_onestep.trust import checks
 from numpyro_onestep.trust.evidence import Evidence
+from numpyro_onestep.trust.precision import Lost
 
-__all__ = ["doubted", "elbo_of", "estimate", "with_caveats"]
+__all__ = ["doubted", "elbo_of", "estimate", "put_right", "with_caveats"]
 
 _MIN_FAMILIES = 16  # of the draws that bound log Z from above where a tail is heavy
 
@@ -23,6 +24,7 @@ def estimate(
     of_map: np.ndarray | None = None,
     num_evaluations: int = 1,
     undefined: float | None = None,
+    lost: Lost | None = None,
 ) -> Evidence:
     """Turn proposals, one set per independently trained flow, into an `Evidence`.
 
@@ -35,13 +37,15 @@ def estimate(
         of_map: log weights of the map alone, where those of the proposals are of further Hamiltonian steps.
         num_evaluations: of the target for each proposal.
         undefined: share of the proposals whose density is nan or infinite; by default of all without a finite weight.
+        lost: what precision takes from log Z, where that was measured.
     """
     log_w = np.concatenate([np.asarray(r.log_weights, np.float64) for r in replicates])
     log_z, std_error = log_mean_weight(log_w)
     tail_shape = pareto_k(log_w)
     if np.isfinite(std_error):
         std_error = float(np.hypot(std_error, unseen_error(log_w, tail_shape)))
-    std_error = float(np.hypot(std_error, checks.rounding(log_w)))
+    rounded = checks.rounding(log_w) if lost is None else lost.std_error
+    std_error = float(np.hypot(std_error, rounded))
     if len(replicates) > 1:
         each = np.array([log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates])
         std_error = float(np.hypot(std_error, each.std(ddof=1) / np.sqrt(len(each))))
@@ -65,10 +69,10 @@ def estimate(
         warnings=(),
         num_evaluations=num_evaluations,
     )
-    lost = float(np.mean(~np.isfinite(log_w)))
-    undefined = lost if undefined is None else undefined
-    failures = [*failures, *checks.weight_failures(result, undefined, log_w)]
-    notes = [*checks.vanishing_notes(lost - undefined), *notes]
+    no_weight = float(np.mean(~np.isfinite(log_w)))
+    undefined = no_weight if undefined is None else undefined
+    failures = [*failures, *checks.weight_failures(result, undefined, rounded)]
+    notes = [*checks.vanishing_notes(no_weight - undefined), *notes]
     if np.isfinite(log_z):
         alone = log_w if of_map is None else np.asarray(of_map, np.float64)
         expected = checks.expected_ratio(alone, log_z if of_map is None else log_mean_weight(alone)[0])
@@ -97,6 +101,20 @@ def doubted(e: Evidence, failures: Sequence[str]) -> Evidence:
     if not failures:
         return e
     return e._replace(reliable=False, draws_reliable=False, warnings=(*failures, *e.warnings))
+
+
+def put_right(e: Evidence, lost: Lost | None) -> Evidence:
+    """The same with what precision took from log Z and its bounds, where that was measured."""
+    if lost is None:
+        return e
+    moved = e._replace(log_z=e.log_z + lost.log_z, elbo=e.elbo + lost.log_z, eubo=e.eubo + lost.log_z)
+    if abs(lost.log_z) <= checks.MAX_ROUNDING:
+        return moved
+    note = (
+        f"note: single precision takes {-lost.log_z:.2g} nats from log_z, by a comparison with double precision at "
+        "some draws; that is put right."
+    )
+    return moved._replace(warnings=(*moved.warnings, note))
 
 
 def with_caveats(e: Evidence, caveats: Sequence[str]) -> Evidence:

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from jax import random
 
-from numpyro_onestep.model.function import NONE, bind, fingerprint, plain, trace, work
+from numpyro_onestep.model.function import NONE, bind, plain, trace
+from numpyro_onestep.traces.fingerprint import fingerprint
+from numpyro_onestep.traces.work import work
 
 POINT = jnp.array([0.5])
 
