@@ -16,15 +16,14 @@ from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.members import banded
 from numpyro_onestep.members.dependence import dependences, hessian, is_quadratic, part
 from numpyro_onestep.members.laplace import (
-    NEAR,
     FlatDensity,
     Members,
     apply,
+    conditional,
     derivatives,
     factor_of,
     marginal_and_mode,
     newton,
-    shortened,
 )
 
 __all__ = ["find"]
@@ -33,6 +32,9 @@ _MAX_BANDWIDTH = 2
 _MAX_REST = 0.25  # of all coordinates
 _NUM_ASCENTS = 200  # steps of θ
 _MAX_VARIANCE = 0.1  # of log weights given the rest, for each member
+_MAX_SLOPES = 64  # parameters with which modes are expected to move
+_FARTHEST = 2.0  # of one of Newton's steps, in standard deviations
+_NEAR = 1e-6  # squared distance from the mode, in standard deviations, all members together
 _NUM_STARTS, _WIDE = 32, 10.0  # from which other modes are looked for, and their spread in standard deviations
 
 
@@ -63,15 +65,17 @@ def find(log_density: Any, center: Array, quadratic_only: bool = False) -> Membe
     if quadratic_only and not quadratic:
         return None
     theta, x = (np.asarray(center)[index] for index in (parts.rest, parts.members))
-    begin: Any = (parts.rest, parts.members, theta, x, np.ones_like(x), parts.bandwidth, False)
+    any_start = np.zeros((len(x), 0), x.dtype)
+    begin: Any = (parts.rest, parts.members, theta, x, any_start, np.ones_like(x), parts.bandwidth)
     there, pivots = _ascend(log_density, Members(*begin))
     if not np.all(np.asarray(pivots) > 0):  # at no mode
         return None
-    if not quadratic:
-        others, variance = _look_around(log_density, there)
-        if np.any(np.asarray(others)) or not float(variance) < _MAX_VARIANCE * len(x):
-            return None
-    return replace(there, quadratic=quadratic)
+    if quadratic:
+        return there
+    others, variance = _look_around(log_density, there)
+    if np.any(np.asarray(others)) or not float(variance) < _MAX_VARIANCE * len(x):
+        return None
+    return replace(there, slope=_slope(log_density, there)) if len(theta) <= _MAX_SLOPES else there
 
 
 def _differentiable(log_density: FlatDensity, center: Array) -> bool:
@@ -88,20 +92,29 @@ def _differentiable(log_density: FlatDensity, center: Array) -> bool:
 
 
 def _settle(log_density: FlatDensity, there: Members) -> tuple[Members, Array]:
-    """At the mode of x given θ, by up to 50 of Newton's steps, and the last of them."""
+    """At the mode of x given θ, by up to 50 of Newton's steps, and the last of them.
+
+    None is longer than two standard deviations, nor than half of the one before where a member turns around: Newton's
+    method steps over the mode of a logistic likelihood and back for ever otherwise. Of the standard deviations that are
+    known and those here the larger one counts.
+    """
 
     def body(carry: tuple) -> tuple:
         there, before, i = carry
         grad, precision = derivatives(log_density, there, there.theta, there.start)
         here = replace(there, precision=_positive(precision))
         factor = factor_of(here, precision)
-        step = shortened(here, factor, newton(factor, grad), before)
+        step = newton(factor, grad)
+        longest = _FARTHEST / jnp.sqrt(jnp.minimum(known, here.precision))
+        longest = jnp.where(step * before < 0, 0.5 * jnp.abs(before), longest)
+        step = jnp.clip(step, -longest, longest)
         return replace(here, start=here.start + step), step, i + 1
 
     def cond(carry: tuple) -> Array:
         there, step, i = carry
-        return (i == 0) | (i < 50) & (jnp.sum(step**2 * there.precision) > NEAR)
+        return (i == 0) | (i < 50) & (jnp.sum(step**2 * there.precision) > _NEAR)
 
+    known = there.precision
     there, step, _ = lax.while_loop(cond, body, (there, jnp.zeros_like(there.start), 0))
     return there, step
 
@@ -128,6 +141,14 @@ def _ascend(log_density: FlatDensity, there: Members) -> tuple[Members, Array]:
     there, _ = _settle(log_density, lax.scan(body, start, None, length=_NUM_ASCENTS)[0][1])
     precision = derivatives(log_density, there, there.theta, there.start)[1]
     return there, banded.cholesky(precision, 0 * there.precision)[1]
+
+
+@jit_once
+def _slope(log_density: FlatDensity, there: Members) -> Array:
+    """By how much the mode of x moves with each of θ, shape (n, p)."""
+    mode = lambda theta: conditional(log_density, there, theta)[0]  # noqa: E731
+    move = lambda direction: jax.jvp(mode, (there.theta,), (direction,))[1]  # noqa: E731
+    return lax.map(move, jnp.eye(len(there.theta), dtype=there.theta.dtype)).T
 
 
 @jit_once

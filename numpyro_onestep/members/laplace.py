@@ -1,9 +1,10 @@
 """Coordinates in which members are whitened by the Laplace approximation of their density given the rest.
 
-    x = m(θ) + L(θ)⁻ᵀ u,    m(θ) ≈ argmax_x log γ(θ, x),    L Lᵀ = −∇²ₓ log γ(θ, m),
+    x = m(θ) + L(θ)⁻ᵀ u,    m(θ) = s + L⁻ᵀL⁻¹ ∇ₓ log γ(θ, s),    L Lᵀ = −∇²ₓ log γ(θ, s),    s = s(θ)
 
-with x the members, θ the rest, and v = (θ, u) the new coordinates. For each θ the map is linear in u, so it is
-injective, and log|det ∂(θ, x)/∂(θ, u)| = −Σ log L_ii is exact however near m is to the mode. Where γ is normal in x
+with x the members, θ the rest, and v = (θ, u) the new coordinates: one of Newton's steps towards the mode of x given θ,
+from where it is expected, s, which is linear in θ. For each θ the map is linear in u, so it is injective, and
+log|det ∂(θ, x)/∂(θ, u)| = −Σ log L_ii is exact however near m is to the mode. Where γ is normal in x
 given θ, u is standard normal and independent of θ, through every neck (cf. Rue, Martino and Chopin 2009, where θ is
 integrated over a grid). Since members depend on near ones alone, L is banded, and all costs are linear in their number.
 
@@ -16,12 +17,11 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from numpyro_onestep.members import banded
 
 __all__ = [
-    "NEAR",
     "FlatDensity",
     "Members",
     "apply",
@@ -33,14 +33,11 @@ __all__ = [
     "marginal_and_mode",
     "newton",
     "same_members",
-    "shortened",
 ]
 
 _FLOOR = 2e-5  # of pivots, relative to the diagonal
 _LEAST = 1e-12  # the same, relative to the diagonal at the start
-_FARTHEST = 2.0  # of one of Newton's steps, in standard deviations
-NEAR = 1e-6  # squared distance from the mode, in standard deviations, all members together
-_MAX_STEPS = 15
+_FARTHEST = 2.0  # standard deviations between where a mode is expected and where it is for the θ in the middle
 
 FlatDensity = Callable[[Array], Array]
 
@@ -54,24 +51,30 @@ class Members:
         rest: indices of θ, shape (p,).
         members: indices of x, shape (n,).
         theta: near the mode of log ∫ γ(θ, x) dx, as far as Laplace's approximation tells, shape (p,).
-        start: m(θ) there, from which Newton's steps towards all other modes set out, shape (n,).
+        start: the mode of x there, shape (n,).
+        slope: by how much it moves with θ there, shape (n, p); (n, 0) where any start will do.
         precision: diagonal of −∇²ₓ log γ there, shape (n,).
         bandwidth: of −∇²ₓ log γ.
-        quadratic: whether log γ is quadratic in x, so that one of Newton's steps leads to the mode.
     """
 
     rest: Array
     members: Array
     theta: Array
     start: Array
+    slope: Array
     precision: Array
     bandwidth: int = field(metadata={"static": True})
-    quadratic: bool = field(metadata={"static": True})
 
     @property
     def cost(self) -> int:
         """Of a log density on v in evaluations of that on the flat vector, about."""
-        return 1 + (1 if self.quadratic else 5) * (3 + 4 * (2 * self.bandwidth + 1))
+        return 4 + 4 * (2 * self.bandwidth + 1)
+
+    def expected(self, theta: Array) -> Array:
+        """Where the mode of x given θ is expected, shape (n,)."""
+        farthest = _FARTHEST / jnp.sqrt(self.precision)
+        moved = self.slope @ (theta - self.theta)[: self.slope.shape[1]]
+        return self.start + jnp.clip(moved, -farthest, farthest)
 
     def join(self, theta: Array, x: Array) -> Array:
         """The flat point."""
@@ -113,49 +116,17 @@ def marginal_and_mode(log_density: FlatDensity, members: Members, theta: Array) 
 
 
 def conditional(log_density: FlatDensity, members: Members, theta: Array) -> tuple[Array, Array]:
-    """m(θ), shape (n,), and L(θ), banded.
-
-    The derivative of m is that of one step at the mode, which is exact there, so nothing else is differentiated.
-    """
-    if members.quadratic:
-        grad, precision = derivatives(log_density, members, theta, members.start)
-        factor = factor_of(members, precision)
-        return members.start + newton(factor, grad), factor
-    still = lax.stop_gradient(theta)
-
-    def body(carry: tuple) -> tuple:
-        x, before, _, _, i = carry
-        grad, precision = derivatives(log_density, members, still, x)
-        factor = factor_of(members, precision)
-        step = shortened(members, factor, newton(factor, grad), before)
-        return x + step, step, factor, jnp.sum(banded.times_transposed(factor, step) ** 2), i + 1
-
-    def cond(carry: tuple) -> Array:
-        return (carry[3] > NEAR) & (carry[4] < _MAX_STEPS)
-
-    unknown = jnp.ones((len(members.start), members.bandwidth + 1), theta.dtype)
-    far = jnp.array(jnp.inf, theta.dtype)
-    x, _, factor, _, _ = lax.while_loop(cond, body, (members.start, jnp.zeros_like(members.start), unknown, far, 0))
-    x, factor = lax.stop_gradient((x, factor))
-    grad = jax.grad(lambda x: log_density(members.join(theta, x)))(x)
-    mode = x + shortened(members, factor, newton(factor, grad), jnp.zeros_like(x))
-    return mode, factor_of(members, derivatives(log_density, members, theta, mode)[1])
+    """m(θ), shape (n,), and L(θ), banded."""
+    start = members.expected(theta)
+    grad, precision = derivatives(log_density, members, theta, start)
+    factor = factor_of(members, precision)
+    return start + newton(factor, grad), factor
 
 
 def newton(factor: Array, grad: Array) -> Array:
     """Newton's step, none where it is not finite."""
     step = banded.solve_transposed(factor, banded.solve(factor, grad))
     return jnp.where(jnp.isfinite(step), step, 0.0)
-
-
-def shortened(members: Members, factor: Array, step: Array, before: Array) -> Array:
-    """The step, each member's by two standard deviations at most, and by half of the last one where it turns around.
-
-    Of the standard deviations here and at the start the larger one counts.
-    """
-    sd = jnp.maximum(1 / jnp.sqrt(members.precision), 1 / factor[:, 0])
-    longest = jnp.where(step * before < 0, 0.5 * jnp.abs(before), _FARTHEST * sd)
-    return jnp.clip(step, -longest, longest)
 
 
 def factor_of(members: Members, precision: Array) -> Array:
