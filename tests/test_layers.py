@@ -19,7 +19,7 @@ HOUSE: dict[str, list[str]] = {
     "encoding": [],
     "archive": [],
     "traces": ["fingerprint", "work", "sums"],
-    "members": ["banded", "dependence", "laplace", "find"],
+    "members": ["banded", "dependence", "directions", "laplace", "find"],
     "model": ["function", "trace", "bounds", "look", "target", "setup", "initialize"],
     "gaussians": ["factors", "mixture", "dense", "low_rank", "fit"],
     "base": ["modes", "conditional_scale", "distribution", "problem", "tails", "broad", "search"],

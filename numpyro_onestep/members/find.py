@@ -14,7 +14,8 @@ from jax import Array, lax, random
 
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.members import banded
-from numpyro_onestep.members.dependence import dependences, hessian, is_quadratic, part
+from numpyro_onestep.members.dependence import Parts, dependences, hessian, is_quadratic, part
+from numpyro_onestep.members.directions import independent_directions
 from numpyro_onestep.members.laplace import (
     FlatDensity,
     Members,
@@ -38,44 +39,58 @@ _NEAR = 1e-6  # squared distance from the mode, in standard deviations, all memb
 _NUM_STARTS, _WIDE = 32, 10.0  # from which other modes are looked for, and their spread in standard deviations
 
 
-def find(log_density: Any, center: Array, quadratic_only: bool = False) -> Members | None:
+def find(log_density: Any, center: Array, quadratic_only: bool = False, dense: bool = True) -> Members | None:
     """The members of a density, from any point where it has some; None if there are none to speak of.
 
     Args:
         log_density: a pytree, as compiled functions take it.
         center: a valid point, shape (D,).
-        quadratic_only: whether to do without those in which log γ is not quadratic, whose modes take several steps.
+        quadratic_only: whether to do without those in which log γ is not quadratic.
+        dense: whether those will do, too, of which each depends on each and that are independent in another basis.
     """
     if not _differentiable(log_density, center):
         return None
     noise = np.random.default_rng(0).normal(size=(4, len(center))).astype(center.dtype)
     one, other, *moved = np.asarray(center) + np.array([[0.1], [0.1], [1.0], [100.0]], noise.dtype) * noise
     hessians: list[np.ndarray] = []
+    parts, basis, max_rest = None, None, int(_MAX_REST * len(center))
     for point in (one, other):  # the second may only show more of what depends on what
         found = hessian(log_density, point)
         if found is None:
             return None
         hessians.append(found)
-        parts = part(dependences(hessians), _MAX_BANDWIDTH, int(_MAX_REST * len(center)))
-        if parts is None or len(parts.rest) == 0:
-            return None
-    for point in moved:
-        point[parts.rest] = other[parts.rest]
-    quadratic = is_quadratic(log_density, hessians[1], other, moved, parts.members)
-    if quadratic_only and not quadratic:
+        parts = part(dependences(hessians), _MAX_BANDWIDTH, max_rest)
+        if parts is None:
+            break
+    if parts is None and dense:
+        parts, basis = independent_directions(log_density, one, hessians[0], max_rest) or (None, None)
+    if parts is None or len(parts.rest) == 0:
         return None
-    theta, x = (np.asarray(center)[index] for index in (parts.rest, parts.members))
-    any_start = np.zeros((len(x), 0), x.dtype)
-    begin: Any = (parts.rest, parts.members, theta, x, any_start, np.ones_like(x), parts.bandwidth)
-    there, pivots = _ascend(log_density, Members(*begin))
+    for point in moved:
+        point[parts.rest] = one[parts.rest]
+    quadratic = is_quadratic(log_density, hessians[0], one, moved, parts.members)
+    if (quadratic_only or basis is not None) and not quadratic:
+        return None
+    there, pivots = _ascend(log_density, _begin(parts, basis, np.asarray(center)))
     if not np.all(np.asarray(pivots) > 0):  # at no mode
         return None
     if quadratic:
         return there
     others, variance = _look_around(log_density, there)
-    if np.any(np.asarray(others)) or not float(variance) < _MAX_VARIANCE * len(x):
+    num = len(parts.members)
+    if np.any(np.asarray(others)) or not float(variance) < _MAX_VARIANCE * num:
         return None
-    return replace(there, slope=_slope(log_density, there)) if len(theta) <= _MAX_SLOPES else there
+    return replace(there, slope=_slope(log_density, there)) if len(parts.rest) <= _MAX_SLOPES else there
+
+
+def _begin(parts: Parts, basis: np.ndarray | None, center: np.ndarray) -> Members:
+    """The members at a point, before anything is known of their mode."""
+    theta, x = center[parts.rest], center[parts.members]
+    volume = np.zeros((), x.dtype)
+    if basis is not None:
+        x, volume = np.linalg.solve(basis, x), np.asarray(np.linalg.slogdet(basis)[1], x.dtype)
+    known: Any = parts.rest, parts.members, theta, x, np.zeros((len(x), 0), x.dtype), np.ones_like(x)
+    return Members(*known, parts.bandwidth, basis, volume)  # type: ignore[arg-type]
 
 
 def _differentiable(log_density: FlatDensity, center: Array) -> bool:

@@ -55,6 +55,8 @@ class Members:
         slope: by how much it moves with θ there, shape (n, p); (n, 0) where any start will do.
         precision: diagonal of −∇²ₓ log γ there, shape (n,).
         bandwidth: of −∇²ₓ log γ.
+        basis: x are the components in this basis of the coordinates `members`, shape (n, n); None for these themselves.
+        log_volume: log|det| of the basis.
     """
 
     rest: Array
@@ -64,6 +66,8 @@ class Members:
     slope: Array
     precision: Array
     bandwidth: int = field(metadata={"static": True})
+    basis: Array | None = None
+    log_volume: Array | float = 0.0
 
     @property
     def cost(self) -> int:
@@ -79,7 +83,12 @@ class Members:
     def join(self, theta: Array, x: Array) -> Array:
         """The flat point."""
         flat = jnp.zeros(len(theta) + len(x), x.dtype)
-        return flat.at[self.rest].set(theta).at[self.members].set(x)
+        return flat.at[self.rest].set(theta).at[self.members].set(x if self.basis is None else self.basis @ x)
+
+    def part(self, z: Array) -> tuple[Array, Array]:
+        """θ and x of a flat point."""
+        x = z[self.members]
+        return z[self.rest], x if self.basis is None else jnp.linalg.solve(self.basis, x)
 
 
 def same_members(one: Members | None, other: Members | None) -> bool:
@@ -94,14 +103,15 @@ def apply(log_density: FlatDensity, members: Members, v: Array) -> tuple[Array, 
     """The flat point of the coordinates v, shape (D,), and log|det| of the map there."""
     theta, u = jnp.split(v, [len(members.rest)])
     mode, factor = conditional(log_density, members, theta)
-    return members.join(theta, mode + banded.solve_transposed(factor, u)), -jnp.sum(jnp.log(factor[:, 0]))
+    log_det = members.log_volume - jnp.sum(jnp.log(factor[:, 0]))
+    return members.join(theta, mode + banded.solve_transposed(factor, u)), log_det
 
 
 def inverse(log_density: FlatDensity, members: Members, z: Array) -> Array:
     """The coordinates v of a flat point, shape (D,)."""
-    theta = z[members.rest]
+    theta, x = members.part(z)
     mode, factor = conditional(log_density, members, theta)
-    return jnp.concatenate([theta, banded.times_transposed(factor, z[members.members] - mode)])
+    return jnp.concatenate([theta, banded.times_transposed(factor, x - mode)])
 
 
 def marginal(log_density: FlatDensity, members: Members, theta: Array) -> Array:
@@ -112,7 +122,7 @@ def marginal(log_density: FlatDensity, members: Members, theta: Array) -> Array:
 def marginal_and_mode(log_density: FlatDensity, members: Members, theta: Array) -> tuple[Array, Array]:
     """The same but for its constant, and m(θ), shape (n,)."""
     mode, factor = conditional(log_density, members, theta)
-    return log_density(members.join(theta, mode)) - jnp.sum(jnp.log(factor[:, 0])), mode
+    return log_density(members.join(theta, mode)) + members.log_volume - jnp.sum(jnp.log(factor[:, 0])), mode
 
 
 def conditional(log_density: FlatDensity, members: Members, theta: Array) -> tuple[Array, Array]:
