@@ -249,7 +249,7 @@ class OneStepSampler(MCMC):
         self.setup = setup = self._look(split(rng_key)[0], init_params).find_members(*given)
         if before is not None and not same_members(before.members, setup.members):
             before = None  # its flow is one of other coordinates
-        bridge = kernel.bridge if kernel.correction != "none" else "never"
+        drawing = kernel.correction, kernel.bridge, (self.num_chains, self.num_samples), kernel.num_steps, self.thinning
         done = warmup(
             rng_key,
             setup,
@@ -263,7 +263,7 @@ class OneStepSampler(MCMC):
             mesh=row(kernel.mesh, setup.work),
             before=before,
             checkpoint=checkpoint,
-            expect=partial(sampling.expect, rng_key, bridge, self.num_chains * self.num_samples, kernel.num_steps),
+            expect=partial(sampling.expect, rng_key, *drawing),
         )
         keys = done.rng_key if self.num_chains == 1 else random.split(done.rng_key, self.num_chains)
         self.num_gradients, self.history = done.num_gradients * setup.cost, done.history

@@ -8,9 +8,10 @@ import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
+from numpyro_onestep import threads
 from numpyro_onestep.bridge.crossing import Crossing, cross, is_crossed, sweep
 from numpyro_onestep.compilation import compile_ahead, shapes_of, split
-from numpyro_onestep.draws import chains, proposal
+from numpyro_onestep.draws import chains, proposal, weights
 from numpyro_onestep.draws.chains import Chains
 from numpyro_onestep.draws.proposal import are_poor, pool, want_bridge
 from numpyro_onestep.flow.density import Flow
@@ -41,29 +42,58 @@ def bridges_of(flows: Sequence[Flow], rng_key: Array, num_steps: int, progress_b
     return crossings
 
 
-def expect(rng_key: Array, bridge: str, num_draws: int, num_steps: int, flow: Callable[[], Flow], share: float) -> None:
-    """Compile in a second thread what draws will need.
+def expect(
+    rng_key: Array,
+    correction: str,
+    bridge: str,
+    shape: tuple[int, int],
+    num_steps: int,
+    thinning: int,
+    flow: Callable[[], Flow],
+    share: float,
+) -> None:
+    """Compile and import in a second thread what draws and evidence will need.
 
     Args:
         rng_key: any key.
+        correction: as in `OneStep`.
         bridge: as in `OneStep`.
-        num_draws: of the run.
+        shape: numbers of chains and draws.
         num_steps: the budget.
+        thinning: keep every so many draws.
         flow: returns a flow, or the shapes of one.
         share: of effective draws, as far as is known.
     """
-    proposal.expect(flow, rng_key, num_draws, num_steps)
+    num_draws = _num_proposals(correction, shape)
+    proposals = proposal.expect(flow, rng_key, num_draws, num_steps)
+
+    def collecting() -> tuple:
+        acceptance = jax.ShapeDtypeStruct(shape[:1], flow().problem.base.dtype)
+        return rng_key, proposals(), correction, shape, num_steps, thinning, 1, np.int_(0), np.int_(0), acceptance
 
     def crossing() -> tuple:
         return flow(), rng_key, own_steps(flow().network, num_steps), _NUM_CLOUDS
 
     def sweeping() -> tuple:
         clouds = shapes_of(cross, *crossing()).clouds
-        return flow(), rng_key, clouds, -(-num_draws // clouds.ancestors.size), own_steps(flow().network, num_steps)
+        return (
+            flow(),
+            rng_key,
+            clouds,
+            -(-shape[0] * shape[1] // clouds.ancestors.size),
+            own_steps(flow().network, num_steps),
+        )
 
-    if want_bridge(bridge, share, fine=True):
+    if correction != "none" and want_bridge(bridge, share, fine=True):
         compile_ahead(cross, crossing)
         compile_ahead(sweep, sweeping)
+    else:
+        compile_ahead(chains.collect, collecting)
+    threads.begin(weights.prepare, weights.prepare)
+
+
+def _num_proposals(correction: str, shape: tuple[int, int]) -> int:
+    return shape[0] * shape[1] * (2 if correction == "resample" else 1)
 
 
 def chains_of(
@@ -91,15 +121,14 @@ def chains_of(
         progress_bar: whether to show progress.
     """
     key_propose, key_correct, key_bridge, *_ = split(rng_key)
-    num = shape[0] * shape[1]
-    proposals = pool(flows, key_propose, num * (2 if correction == "resample" else 1), num_steps)
+    proposals = pool(flows, key_propose, _num_proposals(correction, shape), num_steps)
     crossings = None
     if correction != "none" and are_poor(bridge, np.asarray(proposals.log_weights)):
         crossings = bridges_of(flows, key_bridge, num_steps, progress_bar)
     if crossings is None or not all(map(is_crossed, crossings)):
         how = correction, shape, num_steps, thinning, len(flows)
         return chains.collect(key_correct, proposals, *how, *before), crossings
-    num_sweeps = -(-num // sum(crossing.clouds.ancestors.size for crossing in crossings))
+    num_sweeps = -(-shape[0] * shape[1] // sum(crossing.clouds.ancestors.size for crossing in crossings))
     keys = split(key_correct)[:1] if len(flows) == 1 else random.split(key_correct, len(flows))
     swept = [
         sweep(flow, key, crossing.clouds, num_sweeps, own_steps(flow.network, num_steps))

@@ -10,7 +10,7 @@ from jax import random
 from numpyro.infer import MCMC
 from numpyro.infer.util import potential_energy, unconstrain_fn
 from scipy.special import logsumexp
-from scipy.stats import halfcauchy, norm
+from scipy.stats import halfcauchy, multivariate_normal, norm, poisson
 
 from numpyro_onestep import FlowDistribution, OneStep, OneStepSampler, compilation, evidence
 from numpyro_onestep.model import setup
@@ -157,3 +157,90 @@ def test_postprocessing_follows_the_data():
         sampler.run(random.key(seed), ERRORS, SEEN + shift)
         found = np.mean(sampler.get_samples()["mean of effects"])
         assert abs(found - np.mean(SEEN) - shift) < 1
+
+
+def counted(seen):
+    """Groups of counts, in whose log rates the density is not quadratic."""
+    mean = numpyro.sample("mean", dist.Normal(0, 2))
+    scale = numpyro.sample("scale", dist.HalfNormal(1))
+    with numpyro.plate("group", len(seen)):
+        rate = numpyro.sample("rate", dist.Normal(mean, scale))
+        numpyro.sample("seen", dist.Poisson(jnp.exp(rate)), obs=seen)
+
+
+def counted_exactly(seen):
+    """Its log Z: each log rate by Gauss–Hermite quadrature, mean and log scale on a grid."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    mean, log_scale = np.meshgrid(np.linspace(-2, 3, 201), np.linspace(-7, 2, 201), indexing="ij")
+    scale = np.exp(log_scale)
+    rate = mean[..., None] + scale[..., None] * nodes
+    total = norm.logpdf(mean, 0, 2) + norm.logpdf(scale) + np.log(2) + log_scale
+    for count, num in zip(*np.unique(seen, return_counts=True), strict=True):
+        total += num * logsumexp(poisson.logpmf(count, np.exp(rate)) + np.log(weights / weights.sum()), axis=-1)
+    return logsumexp(total) + np.log(5 / 200 * 9 / 200)
+
+
+def walked(seen):
+    """A random walk of unknown step, whose squares' logs are not normal."""
+    step = numpyro.sample("step", dist.HalfNormal(1))
+    path = numpyro.sample("path", dist.GaussianRandomWalk(step, len(seen)))
+    numpyro.sample("seen", dist.Normal(path, 0.5), obs=seen)
+
+
+def walked_exactly(seen):
+    """Its log Z: the path integrated out, the step on a grid."""
+    log_step = np.linspace(-10, 3, 1001)
+    in_common = np.minimum.outer(np.arange(len(seen)), np.arange(len(seen))) + 1.0
+    densities = [
+        multivariate_normal.logpdf(seen, np.zeros(len(seen)), np.exp(2 * s) * in_common + 0.25 * np.eye(len(seen)))
+        for s in log_step
+    ]
+    prior = norm.logpdf(np.exp(log_step)) + np.log(2) + log_step
+    return logsumexp(np.array(densities) + prior) + np.log(13 / 1000)
+
+
+def regressed(x, y):
+    """Coefficients of which each depends on each, with unknown noise."""
+    noise = numpyro.sample("noise", dist.LogNormal(0, 1))
+    coefficients = numpyro.sample("coefficients", dist.Normal(0, 1).expand([x.shape[1]]).to_event(1))
+    numpyro.sample("y", dist.Normal(x @ coefficients, noise), obs=y)
+
+
+def regressed_exactly(x, y):
+    """Its log Z: the coefficients integrated out, the noise on a grid."""
+    log_noise = np.linspace(-4, 4, 1001)
+    densities = [multivariate_normal.logpdf(y, cov=x @ x.T + np.exp(2 * s) * np.eye(len(y))) for s in log_noise]
+    return logsumexp(np.array(densities) + norm.logpdf(log_noise)) + np.log(8 / 1000)
+
+
+RNG = np.random.default_rng(11)
+COUNTS = RNG.poisson(np.exp(0.5 + 0.4 * RNG.normal(size=NUM)))
+WALK = np.cumsum(0.3 * RNG.normal(size=30)) + 0.5 * RNG.normal(size=30)
+FEATURES = RNG.normal(size=(40, 15))
+REGRESSION = FEATURES, FEATURES @ RNG.normal(size=15) + 0.7 * RNG.normal(size=40)
+KINDS = {
+    "not quadratic": (counted, (COUNTS,), counted_exactly),
+    "in a row": (walked, (WALK,), walked_exactly),
+    "in another basis": (regressed, REGRESSION, regressed_exactly),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wide", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_member_from_the_search_to_the_way_back(kind, wide):
+    model, args, exactly = KINDS[kind]
+    with jax.enable_x64(wide):
+        sampler = OneStepSampler(OneStep(model), num_samples=1000, progress_bar=False)
+        sampler.run(random.key(0), *args)
+        found, members = sampler.evidence, sampler.setup.members
+        assert len(members.members) >= 15
+        assert found.reliable, found.warnings
+        assert found.ess > 0.8 * found.num_proposals
+        assert abs(found.log_z - exactly(*args)) < max(0.01, 3 * found.std_error)
+        flow = FlowDistribution(sampler)
+        z = flow.sample(random.key(1), (5,))
+        assert np.all(np.isfinite(flow.log_prob(z)))
+        sampler.run(random.key(2), *(a + 0 for a in args), warm_start=True)  # new data of the same shape
+        again = sampler.evidence
+        assert abs(again.log_z - found.log_z) < 3 * np.hypot(again.std_error, found.std_error)

@@ -11,7 +11,7 @@ from jax import Array, lax, random
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.bridge import ladder
-from numpyro_onestep.compilation import compile_ahead, jit, jit_once, split
+from numpyro_onestep.compilation import compile_ahead, jit, jit_once, shapes_of, split
 from numpyro_onestep.devices import shard
 from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight
 from numpyro_onestep.flow import density, folds, steps
@@ -92,8 +92,11 @@ def propose(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, check
     return drawn if num_chunks * size == num_draws else first(drawn, num_draws)
 
 
-def expect(trained: Callable[[], Flow], rng_key: Array, num_draws: int, num_steps: int) -> None:
-    """Compile `propose` in a second thread, for a flow of these shapes, and the fold check of the evidence."""
+def expect(trained: Callable[[], Flow], rng_key: Array, num_draws: int, num_steps: int) -> Callable[[], Proposals]:
+    """Compile `propose` in a second thread, for a flow of these shapes, and the fold check of the evidence.
+
+    Returns what gives the shapes of the draws.
+    """
 
     def proposing() -> tuple:
         flow = trained()
@@ -104,8 +107,13 @@ def expect(trained: Callable[[], Flow], rng_key: Array, num_draws: int, num_step
         flow = trained()
         return flow, rng_key, _chunks(NUM_PROPOSALS)[1], steps.own_steps(flow.network, num_steps)
 
+    def shapes() -> Proposals:
+        drawn = shapes_of(_propose, *proposing())
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_draws, *leaf.shape[1:]), leaf.dtype), drawn)
+
     compile_ahead(_propose, proposing)
     compile_ahead(folds.folded, folding)
+    return shapes
 
 
 def _chunks(num_draws: int) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """Log weights and what they tell: effective sample size, Pareto tail, log Z and its error."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
@@ -9,6 +11,7 @@ __all__ = [
     "log_mean_weight",
     "pareto_k",
     "pareto_k_threshold",
+    "prepare",
     "resample",
     "tail_error",
     "unseen_error",
@@ -53,13 +56,23 @@ def pareto_k(log_weights: np.ndarray) -> float:
         return float("-inf")
     # weights of zero are outside the tail; a very low finite value stands for them
     log_w = np.maximum(log_w, log_w.max() - 500.0)
+    return _psis()(log_w)
+
+
+def prepare() -> None:
+    """Import what `pareto_k` takes; a second where nothing else has."""
+    _psis()
+
+
+def _psis() -> Callable[[np.ndarray], float]:
+    """ArviZ's estimate of the tail's shape, in either of its generations."""
     try:
         from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
     except ImportError:
         import arviz as az
 
-        return float(az.psislw(log_w)[1])
-    return float(array_stats.psislw(-log_w)[1])
+        return lambda log_w: float(az.psislw(log_w)[1])
+    return lambda log_w: float(array_stats.psislw(-log_w)[1])
 
 
 def pareto_k_threshold(num_draws: int) -> float:
