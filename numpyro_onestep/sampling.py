@@ -21,6 +21,7 @@ __all__ = ["bridges_of", "chains_of", "expect"]
 
 _NUM_CLOUDS = 8  # in all
 _MIN_CLOUDS = 2  # of each flow
+_SURELY_ENOUGH = 0.75  # share of effective draws from which on few runs need a bridge for anything else
 
 
 def bridges_of(flows: Sequence[Flow], rng_key: Array, num_steps: int, progress_bar: bool = False) -> list[Crossing]:
@@ -84,7 +85,7 @@ def expect(
             own_steps(flow().network, num_steps),
         )
 
-    if correction != "none" and want_bridge(bridge, share, fine=True):
+    if correction != "none" and want_bridge(bridge, share, fine=share > _SURELY_ENOUGH):
         compile_ahead(cross, crossing)
         compile_ahead(sweep, sweeping)
     else:
