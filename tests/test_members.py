@@ -48,6 +48,7 @@ def few_are_enough():
     """Members looked for in few dimensions, so that the runs are short."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "COSTLY_DIM", 10)
+        patch.setattr(setup, "_MEDIUM_DIM", 10)
         yield
 
 

@@ -17,12 +17,14 @@ from numpyro_onestep.members import laplace
 from numpyro_onestep.members.find import find
 from numpyro_onestep.members.laplace import Members
 from numpyro_onestep.model.function import ALL, NONE, REAL, ModelFunction, bind, plain, trace
-from numpyro_onestep.model.target import COSTLY_DIM, DENSE_DIM, HEAVY_WORK, LARGE_DIM, Target
+from numpyro_onestep.model.target import COSTLY_DIM, DENSE_DIM, HEAVY_WORK, Target
 from numpyro_onestep.traces.fingerprint import Same, fingerprint
 from numpyro_onestep.traces.sums import exact_sums, has_long_sums
 from numpyro_onestep.traces.work import work
 
 __all__ = ["ModelSetup"]
+
+_MEDIUM_DIM = 128  # up to which members in which log γ is not quadratic take more compilation than they gain
 
 
 class ModelSetup(NamedTuple):
@@ -161,7 +163,7 @@ class ModelSetup(NamedTuple):
         if small or self.forward_mode or self.reverse_only or in_transformation(self.center, args, kwargs):
             return self
         density = self.log_density(args, kwargs)
-        return self.in_coordinates(find(density, self.center, self.dim <= LARGE_DIM, self.dim <= DENSE_DIM))
+        return self.in_coordinates(find(density, self.center, self.dim <= _MEDIUM_DIM, self.dim <= DENSE_DIM))
 
     def _in_coordinates(self, what: Hashable, function: Callable, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
         return bind((self.identity, what, "members"), function, args, kwargs, self.abstract, self.members)
