@@ -34,6 +34,8 @@ from numpyro_onestep.trust.precision import lost_digits
 
 __all__ = ["Run", "all_or_nothing", "evidence", "run_of"]
 
+_LARGE_ERROR = 0.03  # of log Z in nats, as tails make it, from which a bridge mostly has a smaller one
+
 
 class Run(NamedTuple):
     """What a finished run was of and what came of it.
@@ -160,11 +162,13 @@ def evidence(
         undefined = float(np.mean([undefined_share(f, r) for f, r in zip(flows, replicates, strict=True)]))
     lost = lost_digits(run.setup, run.args, run.kwargs, replicates[0])
     result = estimate(replicates, notes, where(), log_ratios, families, of_map, kernel.num_steps, undefined, lost)
-    if bridges is None and (want_bridge(kernel.bridge, result.ess / result.num_proposals, result.reliable)):
+    fine = result.reliable and result.std_error <= _LARGE_ERROR
+    if bridges is None and want_bridge(kernel.bridge, result.ess / result.num_proposals, fine):
         bridges = bridges_of(flows, random.fold_in(key_audit, 1), kernel.num_steps)
     if bridges is not None:
         bridged = estimate_bridged(bridges, result, undefined, audited, where, notes, lost)
-        result = bridged if bridged.reliable or not result.reliable else result
+        best = bridged.reliable and (bridged.std_error < result.std_error or fine or kernel.bridge == "always")
+        result = bridged if best or not result.reliable else result
     if improper:
         result = doubted(result, flatness_failures(flows[0].problem, random.fold_in(key_audit, 3)))
     return with_caveats(put_right(result, lost), run.setup.caveats)

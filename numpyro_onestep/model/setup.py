@@ -89,7 +89,8 @@ class ModelSetup(NamedTuple):
     def log_density(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
         """Log γ on the sampler's flat vector."""
         if self.members is None:
-            return bind((self.identity, "log_density"), self._log_density, args, kwargs, self.abstract)
+            identity = self.identity, "log_density", self.long_sums
+            return bind(identity, self._log_density, args, kwargs, self.abstract)
         return self._in_coordinates("log_density", self._density_of_coordinates, args, kwargs)
 
     def constrain(self, args: tuple, kwargs: dict[str, Any]) -> ModelFunction:
