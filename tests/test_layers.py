@@ -28,7 +28,7 @@ HOUSE: dict[str, list[str]] = {
     "draws": ["weights", "metropolis", "proposal", "chains", "move"],
     "training": ["losses", "plan", "state", "optimizer", "evaluation", "loop", "fit"],
     "audit": ["regions", "lines", "flat", "coverage", "report"],
-    "trust": ["precision", "evidence", "checks", "estimate", "bridged"],
+    "trust": ["evidence", "checks", "precision", "estimate", "bridged"],
     "paper": ["noise", "control", "log_det", "sde", "losses"],
     "state": [],
     "journal": [],

@@ -33,7 +33,7 @@ _MAX_BANDWIDTH = 2
 _MAX_REST = 0.25  # of all coordinates
 _NUM_ASCENTS = 200  # steps of θ
 _MAX_VARIANCE = 0.1  # of log weights given the rest, for each member
-_MAX_SLOPES = 64  # parameters with which modes are expected to move
+_MAX_SLOPES = 64  # parameters with which modes are expected to move, where matrices are not wanted
 _FARTHEST = 2.0  # of one of Newton's steps, in standard deviations
 _NEAR = 1e-6  # squared distance from the mode, in standard deviations, all members together
 _NUM_STARTS, _WIDE = 32, 10.0  # from which other modes are looked for, and their spread in standard deviations
@@ -46,7 +46,7 @@ def find(log_density: Any, center: Array, quadratic_only: bool = False, dense: b
         log_density: a pytree, as compiled functions take it.
         center: a valid point, shape (D,).
         quadratic_only: whether to do without those in which log γ is not quadratic.
-        dense: whether those will do, too, of which each depends on each and that are independent in another basis.
+        dense: whether matrices will do, as for members that are independent in another basis only.
     """
     if not _differentiable(log_density, center):
         return None
@@ -69,7 +69,7 @@ def find(log_density: Any, center: Array, quadratic_only: bool = False, dense: b
     for point in moved:
         point[parts.rest] = one[parts.rest]
     quadratic = is_quadratic(log_density, hessians[0], one, moved, parts.members)
-    if (quadratic_only or basis is not None) and not quadratic:
+    if not quadratic and (quadratic_only or basis is not None or not (dense or len(parts.rest) <= _MAX_SLOPES)):
         return None
     there, pivots = _ascend(log_density, _begin(parts, basis, np.asarray(center)))
     if not np.all(np.asarray(pivots) > 0):  # at no mode
@@ -77,10 +77,9 @@ def find(log_density: Any, center: Array, quadratic_only: bool = False, dense: b
     if quadratic:
         return there
     others, variance = _look_around(log_density, there)
-    num = len(parts.members)
-    if np.any(np.asarray(others)) or not float(variance) < _MAX_VARIANCE * num:
+    if np.any(np.asarray(others)) or not float(variance) < _MAX_VARIANCE * len(parts.members):
         return None
-    return replace(there, slope=_slope(log_density, there)) if len(parts.rest) <= _MAX_SLOPES else there
+    return replace(there, slope=_slope(log_density, there))
 
 
 def _begin(parts: Parts, basis: np.ndarray | None, center: np.ndarray) -> Members:
@@ -109,9 +108,9 @@ def _differentiable(log_density: FlatDensity, center: Array) -> bool:
 def _settle(log_density: FlatDensity, there: Members) -> tuple[Members, Array]:
     """At the mode of x given θ, by up to 50 of Newton's steps, and the last of them.
 
-    None is longer than two standard deviations, nor than half of the one before where a member turns around: Newton's
-    method steps over the mode of a logistic likelihood and back for ever otherwise. Of the standard deviations that are
-    known and those here the larger one counts.
+    None is longer than two of the standard deviations that are known (those here where they are larger), nor than half
+    of the one before where a member turns around: Newton's method steps over the mode of a logistic likelihood and back
+    for ever otherwise.
     """
 
     def body(carry: tuple) -> tuple:

@@ -4,7 +4,8 @@
 
 with x the members, θ the rest, and v = (θ, u) the new coordinates: one of Newton's steps towards the mode of x given θ,
 from where it is expected, s, which is linear in θ. For each θ the map is linear in u, so it is injective, and
-log|det ∂(θ, x)/∂(θ, u)| = −Σ log L_ii is exact however near m is to the mode. Where γ is normal in x
+log|det ∂(θ, x)/∂(θ, u)| = −Σ log L_ii is exact however near m is to the mode. Where x are the components of coordinates
+in another basis, its log|det| is added. Where γ is normal in x
 given θ, u is standard normal and independent of θ, through every neck (cf. Rue, Martino and Chopin 2009, where θ is
 integrated over a grid). Since members depend on near ones alone, L is banded, and all costs are linear in their number.
 
@@ -37,7 +38,7 @@ __all__ = [
 
 _FLOOR = 2e-5  # of pivots, relative to the diagonal
 _LEAST = 1e-12  # the same, relative to the diagonal at the start
-_FARTHEST = 2.0  # standard deviations between where a mode is expected and where it is for the θ in the middle
+_FARTHEST_START = 2.0  # standard deviations between where a mode is expected and where it is for the θ in the middle
 
 FlatDensity = Callable[[Array], Array]
 
@@ -52,7 +53,7 @@ class Members:
         members: indices of x, shape (n,).
         theta: near the mode of log ∫ γ(θ, x) dx, as far as Laplace's approximation tells, shape (p,).
         start: the mode of x there, shape (n,).
-        slope: by how much it moves with θ there, shape (n, p); (n, 0) where any start will do.
+        slope: by how much it moves with θ there, shape (n, p); (n, 0) where any start will do, log γ being quadratic.
         precision: diagonal of −∇²ₓ log γ there, shape (n,).
         bandwidth: of −∇²ₓ log γ.
         basis: x are the components in this basis of the coordinates `members`, shape (n, n); None for these themselves.
@@ -76,7 +77,7 @@ class Members:
 
     def expected(self, theta: Array) -> Array:
         """Where the mode of x given θ is expected, shape (n,)."""
-        farthest = _FARTHEST / jnp.sqrt(self.precision)
+        farthest = _FARTHEST_START / jnp.sqrt(self.precision)
         moved = self.slope @ (theta - self.theta)[: self.slope.shape[1]]
         return self.start + jnp.clip(moved, -farthest, farthest)
 
@@ -92,11 +93,12 @@ class Members:
 
 
 def same_members(one: Members | None, other: Members | None) -> bool:
-    """Whether the same coordinates are whitened in the same order, wherever their modes are looked for."""
+    """Whether the same coordinates are whitened in the same order, along axes or not; wherever their modes are."""
     if one is None or other is None:
         return one is other
     indices = ((one.rest, other.rest), (one.members, other.members))
-    return one.bandwidth == other.bandwidth and all(np.array_equal(a, b) for a, b in indices)
+    alike = one.bandwidth == other.bandwidth and (one.basis is None) == (other.basis is None)
+    return alike and all(np.array_equal(a, b) for a, b in indices)
 
 
 def apply(log_density: FlatDensity, members: Members, v: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""How much work a function is."""
+"""How much work a function is, and all that it does."""
 
 import math
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-__all__ = ["work"]
+__all__ = ["equations", "work"]
 
 
 def work(closed: ClosedJaxpr) -> int:
@@ -14,10 +14,24 @@ def work(closed: ClosedJaxpr) -> int:
     return _work(closed.jaxpr)
 
 
+def equations(closed: ClosedJaxpr) -> Iterator[Any]:
+    """All equations of a traced function, those of the functions within it instead of the calls of these."""
+    yield from _equations(closed.jaxpr)
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        inner = list(_inner(equation))
+        if not inner:
+            yield equation
+        for part in inner:
+            yield from _equations(part)
+
+
 def _work(jaxpr: Any) -> int:
     total = 0
     for equation in jaxpr.eqns:
-        inner = [part for value in equation.params.values() for part in _parts(value)]
+        inner = list(_inner(equation))
         if inner:
             total += equation.params.get("length", 1) * sum(map(_work, inner))
             continue
@@ -26,8 +40,13 @@ def _work(jaxpr: Any) -> int:
     return total
 
 
-def _parts(value: Any) -> Iterator[Any]:
+def _inner(equation: Any) -> Iterator[Any]:
     """The traced functions among the parameters of an equation."""
+    for value in equation.params.values():
+        yield from _parts(value)
+
+
+def _parts(value: Any) -> Iterator[Any]:
     if isinstance(value, ClosedJaxpr | Jaxpr):
         yield getattr(value, "jaxpr", value)
     elif isinstance(value, tuple | list):

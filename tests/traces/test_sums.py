@@ -36,6 +36,23 @@ def test_a_table_of_equal_terms_is_exact_to_the_last_digits():
     assert np.std(plain - true) > 20 * np.std(ours - true)
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e-2, 1e3])
+def test_terms_of_any_size(size):
+    terms = size * np.repeat(np.random.default_rng(0).random(50).astype(np.float32), 100)
+    exact = float(exact_sums(lambda x: jnp.sum(x * terms), jnp.ones(())))
+    assert abs(exact - terms.sum(dtype=np.float64)) < EPS * exact
+
+
+def test_sums_that_are_shared_over_and_over():
+    def doubled(x):
+        total = jnp.sum(x * jnp.ones(2000))
+        for _ in range(30):
+            total = total + total
+        return total
+
+    assert exact_sums(doubled, jnp.ones(())) == 2000 * 2.0**30
+
+
 def test_derivatives_are_those_of_the_function():
     exact = lambda x: exact_sums(log_density, x)  # noqa: E731
     for derivative in (jax.grad, jax.jacfwd, jax.hessian):

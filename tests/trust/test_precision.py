@@ -11,7 +11,8 @@ from jax.scipy.special import gammaln
 
 from numpyro_onestep import OneStep, OneStepSampler
 from numpyro_onestep.draws.proposal import Proposals
-from numpyro_onestep.trust.precision import lost_digits
+from numpyro_onestep.trust.estimate import estimate, put_right
+from numpyro_onestep.trust.precision import Lost, lost_digits
 
 NUM_ROWS = 100_000
 COUNTS = np.random.default_rng(0).poisson(3.0, NUM_ROWS)
@@ -35,16 +36,21 @@ def look(model, *args):
     return kernel.look(random.key(0), None, args, {})
 
 
-def drawn(points):
+def drawn(setup, points, *args, log_w=None):
+    """Proposals of equal weight at these points."""
+    energy = -np.array([setup.log_density(args, {})(x) for x in points])
     num = len(points)
-    return Proposals(points, np.zeros(num), np.zeros(num), np.zeros(num, bool), points)
+    return Proposals(points, np.zeros(num) if log_w is None else log_w, energy, np.zeros(num, bool), points)
+
+
+def near(center, num=40):
+    return np.float32(center) + 0.005 * np.random.default_rng(1).normal(size=(num, 1)).astype(np.float32)
 
 
 def test_equal_errors_of_all_terms_are_measured():
     setup = look(counts, COUNTS)
     assert setup.long_sums
-    points = np.log(3.0) + 0.005 * np.random.default_rng(1).normal(size=(100, 1)).astype(np.float32)
-    found = lost_digits(setup, (COUNTS,), {}, drawn(points))
+    found = lost_digits(setup, (COUNTS,), {}, drawn(setup, near(np.log(3.0)), COUNTS))
     assert found is not None
     with jax.enable_x64(True):
         exact = float(dist.Poisson(3.0).log_prob(COUNTS).sum())
@@ -53,25 +59,92 @@ def test_equal_errors_of_all_terms_are_measured():
     assert abs(found.log_z) > 5 * found.std_error
 
 
-def test_nothing_is_measured_with_few_rows_in_double_precision_or_where_no_weight_is_finite():
-    few = COUNTS[:100]
-    assert lost_digits(look(counts, few), (few,), {}, drawn(np.ones((9, 1)))) is None
+def by_hand(y):
+    rate = jnp.exp(numpyro.sample("log_rate", dist.Normal(1, 1)))
+    numpyro.factor("y", jnp.sum(y * jnp.log(rate) - rate - gammaln(y + 1)))
+
+
+def successes(total, y):
+    logit = numpyro.sample("logit", dist.Normal(0, 1))
+    numpyro.sample("y", dist.Binomial(total, logits=logit).to_event(1), obs=y)
+
+
+@pytest.mark.parametrize("model", [by_hand, successes])
+def test_data_of_single_precision_are_taken_to_double(model):
+    total = np.full(NUM_ROWS, 20.0, np.float32)
+    y = COUNTS.astype(np.float32) if model is by_hand else np.minimum(COUNTS, 20).astype(np.float32)
+    args = (y,) if model is by_hand else (total, y)
+    setup = look(model, *args)
+    found = lost_digits(setup, args, {}, drawn(setup, near(np.log(3.0)) if model is by_hand else near(-1.7), *args))
+    whole = tuple(arg.astype(int) for arg in args)
+    of_integers = lost_digits(setup, whole, {}, drawn(setup, near(np.log(3.0) if model is by_hand else -1.7), *whole))
+    with jax.enable_x64(True):
+        point = near(np.log(3.0) if model is by_hand else -1.7)[0].astype(np.float64)
+        wide = tuple(arg.astype(np.float64) for arg in args)
+        exact = float(look(model, *wide).log_density(wide, {})(point))
+    assert found is not None
+    assert abs(found.log_z - (exact - float(setup.log_density(args, {})(point.astype(np.float32))))) < 0.05
+    assert of_integers is None or abs(of_integers.log_z) < 1
+
+
+def test_one_heavy_draw_is_not_all_that_is_compared():
     setup = look(counts, COUNTS)
-    lost = drawn(np.ones((9, 1)))._replace(log_weights=np.full(9, -np.inf))
+    log_w = np.where(np.arange(40) == 7, 50.0, 0.0)
+    found = lost_digits(setup, (COUNTS,), {}, drawn(setup, near(np.log(3.0)), COUNTS, log_w=log_w))
+    assert 0 < found.std_error < 0.01
+
+
+def test_nothing_is_measured_with_few_rows_in_double_precision_or_where_no_weight_is_finite():
+    few, points = COUNTS[:100], near(1.0)
+    setup = look(counts, few)
+    assert lost_digits(setup, (few,), {}, drawn(setup, points, few)) is None
+    setup = look(counts, COUNTS)
+    lost = drawn(setup, points, COUNTS, log_w=np.full(len(points), -np.inf))
     assert lost_digits(setup, (COUNTS,), {}, lost) is None
     with jax.enable_x64(True):
-        assert lost_digits(look(counts, COUNTS), (COUNTS,), {}, drawn(np.ones((9, 1)))) is None
+        setup = look(counts, COUNTS)
+        assert lost_digits(setup, (COUNTS,), {}, drawn(setup, points, COUNTS)) is None
 
 
-def test_a_model_for_single_precision_alone_has_its_last_digit_as_error():
-    def model(y):
-        x = numpyro.sample("x", dist.Normal(0, 1))
-        if jnp.result_type(float) != jnp.float32:
-            raise TypeError("single precision only")
-        numpyro.factor("rows", jnp.sum(-((y - x) ** 2)))
+def single_only(y):
+    x = numpyro.sample("x", dist.Normal(0, 1))
+    if jnp.result_type(float) != jnp.float32:
+        raise TypeError("single precision only")
+    numpyro.factor("rows", jnp.sum(-((y - x) ** 2)))
 
+
+def random_within(y):
+    x = numpyro.sample("x", dist.Normal(0, 1))
+    numpyro.factor("rows", jnp.sum(-((y + random.normal(random.key(3), y.shape) - x) ** 2)))
+
+
+def narrow_within(y):
+    x = numpyro.sample("x", dist.Normal(0, 1))
+    numpyro.factor("rows", jnp.sum(-(((y - x).astype(jnp.float32)) ** 2)))
+
+
+@pytest.mark.parametrize("model", [single_only, random_within, narrow_within])
+def test_nothing_is_measured_in_a_model_that_is_another_one_in_double_precision(model):
     y = np.ones(5000, np.float32)
-    assert lost_digits(look(model, y), (y,), {}, drawn(np.ones((9, 1), np.float32))) is None
+    setup = look(model, y)
+    assert lost_digits(setup, (y,), {}, drawn(setup, near(0.9), y)) is None
+
+
+def test_log_z_and_its_bounds_are_put_right():
+    log_w = np.random.default_rng(0).normal(0, 0.1, 4096) - 2e5
+    none = np.zeros((4096, 1))
+    proposals = Proposals(none, log_w, none[:, 0], none[:, 0] > 0, none)
+    alone, lost = estimate([proposals]), Lost(0.25, 0.002)
+    assert not alone.reliable
+    known = estimate([proposals], lost=lost)
+    assert known.reliable
+    assert known.std_error < 0.005
+    right = put_right(known, lost)
+    assert right.log_z == known.log_z + 0.25
+    assert (right.elbo, right.eubo - known.eubo) == (known.elbo + 0.25, pytest.approx(0.25, nan_ok=True))
+    assert "single precision" in right.warnings[-1]
+    assert put_right(known, None) == known
+    assert put_right(known, Lost(0.001, 0.001)).warnings == known.warnings
 
 
 @pytest.mark.slow
