@@ -70,7 +70,7 @@ def lost_digits(setup: ModelSetup, args: tuple, kwargs: dict[str, Any], drawn: P
     if np.any(np.isnan(difference) | np.isposinf(difference)):
         return None
     lost = Lost(*log_mean_weight(difference))
-    return lost if abs(lost.log_z) <= _MOST * rounding(log_w) else None
+    return lost if abs(lost.log_z) <= _MOST * rounding(here) else None
 
 
 def _posterior_draws(log_w: np.ndarray) -> np.ndarray:

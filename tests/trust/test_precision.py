@@ -69,22 +69,20 @@ def successes(total, y):
     numpyro.sample("y", dist.Binomial(total, logits=logit).to_event(1), obs=y)
 
 
-@pytest.mark.parametrize("model", [by_hand, successes])
-def test_data_of_single_precision_are_taken_to_double(model):
-    total = np.full(NUM_ROWS, 20.0, np.float32)
-    y = COUNTS.astype(np.float32) if model is by_hand else np.minimum(COUNTS, 20).astype(np.float32)
-    args = (y,) if model is by_hand else (total, y)
-    setup = look(model, *args)
-    found = lost_digits(setup, args, {}, drawn(setup, near(np.log(3.0)) if model is by_hand else near(-1.7), *args))
-    whole = tuple(arg.astype(int) for arg in args)
-    of_integers = lost_digits(setup, whole, {}, drawn(setup, near(np.log(3.0) if model is by_hand else -1.7), *whole))
+Y = COUNTS.astype(np.float32)
+
+
+@pytest.mark.parametrize(("model", "args", "center"), [(by_hand, (Y,), 1.1), (successes, (0 * Y + 20, Y), -1.7)])
+def test_data_of_single_precision_are_taken_to_double(model, args, center):
+    setup, points = look(model, *args), near(center)
+    proposals = drawn(setup, points, *args)
+    found = lost_digits(setup, args, {}, proposals)
     with jax.enable_x64(True):
-        point = near(np.log(3.0) if model is by_hand else -1.7)[0].astype(np.float64)
         wide = tuple(arg.astype(np.float64) for arg in args)
-        exact = float(look(model, *wide).log_density(wide, {})(point))
+        density = look(model, *wide).log_density(wide, {})
+        exact = np.array([float(density(x)) for x in points.astype(np.float64)])
     assert found is not None
-    assert abs(found.log_z - (exact - float(setup.log_density(args, {})(point.astype(np.float32))))) < 0.05
-    assert of_integers is None or abs(of_integers.log_z) < 1
+    assert abs(found.log_z - np.mean(exact + proposals.potential_energy)) < 4 * found.std_error
 
 
 def test_one_heavy_draw_is_not_all_that_is_compared():
@@ -134,14 +132,15 @@ def test_log_z_and_its_bounds_are_put_right():
     log_w = np.random.default_rng(0).normal(0, 0.1, 4096) - 2e5
     none = np.zeros((4096, 1))
     proposals = Proposals(none, log_w, none[:, 0], none[:, 0] > 0, none)
-    alone, lost = estimate([proposals]), Lost(0.25, 0.002)
+    bound = np.full(400, -2e5)
+    alone, lost = estimate([proposals], log_ratios=bound), Lost(0.25, 0.002)
     assert not alone.reliable
-    known = estimate([proposals], lost=lost)
+    known = estimate([proposals], log_ratios=bound, lost=lost)
     assert known.reliable
     assert known.std_error < 0.005
     right = put_right(known, lost)
     assert right.log_z == known.log_z + 0.25
-    assert (right.elbo, right.eubo - known.eubo) == (known.elbo + 0.25, pytest.approx(0.25, nan_ok=True))
+    assert (right.elbo, right.eubo) == (known.elbo + 0.25, known.eubo + 0.25)
     assert "single precision" in right.warnings[-1]
     assert put_right(known, None) == known
     assert put_right(known, Lost(0.001, 0.001)).warnings == known.warnings
