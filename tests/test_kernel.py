@@ -91,6 +91,7 @@ def test_resuming_does_not_train_again(two_chains):
     assert int(np.ravel(two_chains.last_state.i)[0]) == 30 + 200 + 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correction", ["resample", "none"])
 def test_other_corrections(correction):
     rate = np.asarray(run(OneStep(skewed, **TINY, correction=correction), num_samples=1000).get_samples()["rate"])

@@ -52,7 +52,8 @@ def everything(sampler, seed):
 
 
 def test_a_second_run_compiles_nothing():
-    sampler = OneStepSampler(OneStep(regression, **OPTIONS), **COUNTS)
+    # which of the two needs a bridge, after so short a training, is another question
+    sampler = OneStepSampler(OneStep(regression, bridge="never", **OPTIONS), **COUNTS)
     first, traced_first, log_z = everything(sampler, 0)
     second, traced_second, other_log_z = everything(sampler, 1)
     assert first > 10
@@ -61,7 +62,7 @@ def test_a_second_run_compiles_nothing():
     assert traced_second <= 6 < traced_first
     assert log_z != other_log_z
     # nor with another kernel object around the same model
-    third, _, again = everything(OneStepSampler(OneStep(regression, **OPTIONS), **COUNTS), 1)
+    third, _, again = everything(OneStepSampler(OneStep(regression, bridge="never", **OPTIONS), **COUNTS), 1)
     assert third == 0
     assert again == other_log_z
 

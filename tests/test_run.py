@@ -115,6 +115,7 @@ def test_a_run_that_fails_leaves_the_one_before(monkeypatch):
     assert abs(sampler.evidence.log_z - normal_log_z(0.0)) < 0.01
 
 
+@pytest.mark.slow
 def test_draws_of_a_stock_run_from_this_ones_state_are_corrected():
     # hardly trained, so that Metropolis must refuse some proposals
     def odd(z):
@@ -162,6 +163,7 @@ def test_a_potential_function_is_looked_at_again():
     assert abs(sampler.evidence.log_z - np.log(np.pi)) < 0.1
 
 
+@pytest.mark.slow
 def test_a_file_of_another_model_is_refused(tmp_path):
     def edited(y):
         x = numpyro.sample("x", dist.Normal(0, 2))

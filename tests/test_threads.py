@@ -176,6 +176,7 @@ def test_blas_has_one_thread_within_and_its_own_again_after():
         assert set(num_threads()) == {2}
 
 
+@pytest.mark.slow
 def test_runs_have_one_blas_thread():
     def model():
         seen.append(num_threads())

@@ -52,6 +52,7 @@ def test_the_first_chain_is_that_of_a_single_run(kernel, chain_method):
         assert not np.allclose(two[1, :3], one[:3], atol=0.02)
 
 
+@pytest.mark.slow
 @both
 def test_legacy_keys(kernel):
     old, new = (sampled(kernel(regression), *DATA, key=key) for key in (random.PRNGKey(4), random.key(4)))

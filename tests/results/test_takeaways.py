@@ -123,6 +123,7 @@ def test_compare_takes_whatever_holds_an_evidence(fitted):
         compare({"plain": az.from_numpyro(fitted)})
 
 
+@pytest.mark.slow
 def test_compare_refuses_different_data(fitted):
     other = OneStepSampler(OneStep(regression, **TINY), num_warmup=20, num_samples=10, progress_bar=False)
     other.run(random.key(0), FEATURES, TARGETS + 1)
