@@ -70,8 +70,8 @@ class OneStep(MCMCKernel):
         state_consistency: weight of self-distillation, one step against two halves, of `budgets` whose double is one.
         volume_consistency: weight of the same for the log-determinants.
         bridge: "auto" (default) bridges where one evaluation is not enough: the draws of `OneStepSampler` where less
-            than half of them are effective, log Z also where its checks fail or its error is above .03. They then come
-            from particles on the way from base to target. "always", with which the chains of a stock `MCMC` make local
+            than half of them are effective, and log Z also where its checks fail. They then come from particles on the
+            way from base to target. "always", with which the chains of a stock `MCMC` make local
             moves as well, and "never" as named. Draws are left alone with `correction="none"`.
         coverage_audit: look for mass that the flow does not reach, and bound log Z from above; `OneStepSampler` trains
             once more where mass is missing.

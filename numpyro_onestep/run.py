@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax import Array, random
 from numpyro.infer import MCMC
@@ -34,7 +35,7 @@ from numpyro_onestep.trust.precision import lost_digits
 
 __all__ = ["Run", "all_or_nothing", "evidence", "run_of"]
 
-_LARGE_ERROR = 0.03  # of log Z in nats, as tails make it, from which a bridge mostly has a smaller one
+_LARGE_ERROR, _MORE = 0.03, 3  # of log Z in nats, as tails make it, from which so many times more proposals are drawn
 
 
 class Run(NamedTuple):
@@ -126,7 +127,8 @@ def evidence(
     Args:
         mcmc: a `numpyro.infer.MCMC` (or `OneStepSampler`) after `run` or `warmup`.
         rng_key: random key.
-        num_proposals: fresh proposals in all.
+        num_proposals: fresh proposals in all; four times as many where the error of log Z is above .03 and no bridge is
+            wanted.
         audited: the audit of this flow, where there is one already.
         bridges: the same for its bridges.
 
@@ -141,7 +143,8 @@ def evidence(
     kernel, flows = run.kernel, run.flows()
     share = -(-num_proposals // len(flows))
     *keys, key_audit = split(rng_key)[:2] if len(flows) == 1 else random.split(rng_key, len(flows) + 1)
-    replicates = [propose(f, key, share, kernel.num_steps, True) for f, key in zip(flows, keys, strict=True)]
+    pairs = list(zip(flows, keys, strict=True))
+    replicates = [propose(f, key, share, kernel.num_steps, True) for f, key in pairs]
     if audited is None and kernel.coverage_audit:
         log_z = [log_mean_weight(np.asarray(r.log_weights))[0] for r in replicates]
         drawn = run.setup.draw_prior(random.fold_in(key_audit, 2), num_drawn(run.setup.work), run.args, run.kwargs)
@@ -162,13 +165,20 @@ def evidence(
         undefined = float(np.mean([undefined_share(f, r) for f, r in zip(flows, replicates, strict=True)]))
     lost = lost_digits(run.setup, run.args, run.kwargs, replicates[0])
     result = estimate(replicates, notes, where(), log_ratios, families, of_map, kernel.num_steps, undefined, lost)
-    fine = result.reliable and result.std_error <= _LARGE_ERROR
-    if bridges is None and want_bridge(kernel.bridge, result.ess / result.num_proposals, fine):
+    wanted = lambda e: bridges is None and want_bridge(kernel.bridge, e.ess / e.num_proposals, e.reliable)  # noqa: E731
+    if bridges is None and result.reliable and result.std_error > _LARGE_ERROR and not wanted(result):
+        more = [[propose(f, random.fold_in(k, i), share, kernel.num_steps) for i in range(_MORE)] for f, k in pairs]
+        replicates = [jax.tree.map(_joined, r, *further) for r, further in zip(replicates, more, strict=True)]
+        result = estimate(replicates, notes, where(), log_ratios, families, of_map, kernel.num_steps, undefined, lost)
+    if wanted(result):
         bridges = bridges_of(flows, random.fold_in(key_audit, 1), kernel.num_steps)
     if bridges is not None:
         bridged = estimate_bridged(bridges, result, undefined, audited, where, notes, lost)
-        best = bridged.reliable and (bridged.std_error < result.std_error or fine or kernel.bridge == "always")
-        result = bridged if best or not result.reliable else result
+        result = bridged if bridged.reliable or not result.reliable else result
     if improper:
         result = doubted(result, flatness_failures(flows[0].problem, random.fold_in(key_audit, 3)))
     return with_caveats(put_right(result, lost), run.setup.caveats)
+
+
+def _joined(*leaves: Array) -> np.ndarray:
+    return np.concatenate([np.asarray(leaf) for leaf in leaves])

@@ -20,6 +20,7 @@ _MIN_ANCESTORS = 0.1  # of the particles of a cloud
 _ENOUGH_REACHED = 0.5  # of the mass that the audit saw out of the flow's reach
 _SOME_REACHED, _LITTLE = 0.25, 0.02  # the same where what is left is no more than that share of all mass
 _MAX_DRIFT = 0.25  # nats
+_TELLING = 0.25  # share of the flow's draws that are effective, from which log Z by these alone is worth comparing
 
 
 def estimate_bridged(
@@ -51,7 +52,9 @@ def estimate_bridged(
     std_error = float(max(spread, np.sqrt(np.mean([error**2 for error, _ in weighings]) / len(clouds))))
     ratios = np.concatenate([np.asarray(c.at.log_target - c.at.log_base, np.float64) for c in clouds])
     rounded = checks.rounding(ratios) if lost is None else lost.std_error
-    std_error = float(np.linalg.norm([std_error, hidden, rounded]))
+    # places that few draws come from are missed by all clouds alike, or seen by one of two estimates
+    apart = log_z - alone.log_z if alone.ess > _TELLING * alone.num_proposals else 0.0
+    std_error = float(np.linalg.norm([std_error, hidden, rounded, apart]))
     num = sum(c.ancestors.size for c in clouds)
     upper = np.concatenate([np.asarray(c.upper, np.float64) for c in crossings])
     result = alone._replace(
