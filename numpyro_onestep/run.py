@@ -15,7 +15,7 @@ from numpyro_onestep.audit.flat import flatness_failures
 from numpyro_onestep.audit.report import audit, describe
 from numpyro_onestep.base.modes import num_drawn
 from numpyro_onestep.bridge.crossing import Crossing
-from numpyro_onestep.compilation import split
+from numpyro_onestep.compilation import fold_in, split
 from numpyro_onestep.devices import FOR_RUNS, row
 from numpyro_onestep.draws.proposal import NUM_PROPOSALS, propose, undefined_share, want_bridge
 from numpyro_onestep.draws.weights import log_mean_weight
@@ -167,7 +167,7 @@ def evidence(
     result = estimate(replicates, notes, where(), log_ratios, families, of_map, kernel.num_steps, undefined, lost)
     wanted = lambda e: bridges is None and want_bridge(kernel.bridge, e.ess / e.num_proposals, e.reliable)  # noqa: E731
     if bridges is None and result.reliable and result.std_error > _LARGE_ERROR and not wanted(result):
-        more = [[propose(f, random.fold_in(k, i), share, kernel.num_steps) for i in range(_MORE)] for f, k in pairs]
+        more = [[propose(f, fold_in(k, i), share, kernel.num_steps) for i in range(_MORE)] for f, k in pairs]
         replicates = [jax.tree.map(_joined, r, *further) for r, further in zip(replicates, more, strict=True)]
         result = estimate(replicates, notes, where(), log_ratios, families, of_map, kernel.num_steps, undefined, lost)
     if wanted(result):
