@@ -158,18 +158,19 @@ def evidence(
     of_map = None
     own = own_steps(flows[0].network, kernel.num_steps)
     if own < kernel.num_steps and log_ratios is not None:
-        alone = [propose(f, key, share, own) for f, key in zip(flows, keys, strict=True)]
+        alone = [propose(f, key, share, own) for f, key in pairs]
         of_map = np.concatenate([np.asarray(r.log_weights) for r in alone])
     undefined = float(np.mean([~np.isfinite(np.asarray(r.log_weights)) for r in replicates]))
     if undefined > MAX_LOST:  # else it is not worth a look
         undefined = float(np.mean([undefined_share(f, r) for f, r in zip(flows, replicates, strict=True)]))
     lost = lost_digits(run.setup, run.args, run.kwargs, replicates[0])
-    result = estimate(replicates, notes, where(), log_ratios, families, of_map, kernel.num_steps, undefined, lost)
+    rest = notes, where(), log_ratios, families, of_map, kernel.num_steps, undefined, lost
+    result = estimate(replicates, *rest)
     wanted = lambda e: bridges is None and want_bridge(kernel.bridge, e.ess / e.num_proposals, e.reliable)  # noqa: E731
     if bridges is None and result.reliable and result.std_error > _LARGE_ERROR and not wanted(result):
         more = [[propose(f, fold_in(k, i), share, kernel.num_steps) for i in range(_MORE)] for f, k in pairs]
         replicates = [jax.tree.map(_joined, r, *further) for r, further in zip(replicates, more, strict=True)]
-        result = estimate(replicates, notes, where(), log_ratios, families, of_map, kernel.num_steps, undefined, lost)
+        result = estimate(replicates, *rest)
     if wanted(result):
         bridges = bridges_of(flows, random.fold_in(key_audit, 1), kernel.num_steps)
     if bridges is not None:

@@ -77,13 +77,8 @@ def expect(
 
     def sweeping() -> tuple:
         clouds = shapes_of(cross, *crossing()).clouds
-        return (
-            flow(),
-            rng_key,
-            clouds,
-            -(-shape[0] * shape[1] // clouds.ancestors.size),
-            own_steps(flow().network, num_steps),
-        )
+        num_sweeps = -(-shape[0] * shape[1] // clouds.ancestors.size)
+        return flow(), rng_key, clouds, num_sweeps, own_steps(flow().network, num_steps)
 
     if correction != "none" and want_bridge(bridge, share, fine=share > _SURELY_ENOUGH):
         compile_ahead(cross, crossing)
