@@ -19,10 +19,9 @@ from jax import Array, random
 from jaxlib.version import __version__ as jaxlib_version
 
 from numpyro_onestep import archive
-from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.encoding import named, plain
 from numpyro_onestep.model.setup import ModelSetup
-from numpyro_onestep.model.target import Target
+from numpyro_onestep.model.target import values
 from numpyro_onestep.state import OneStepState
 from numpyro_onestep.training.evaluation import Evaluation, History
 from numpyro_onestep.training.state import TrainState
@@ -127,15 +126,10 @@ def open_journal(
         "options": repr(sorted(options.items())),
         "random key": _digest(rng_key),
         "starting point": _digest(setup.center),
-        "model": np.asarray(_values(setup.marginal(*given), points)),
+        "model": np.asarray(values(setup.marginal(*given), points)),
         "flow to start from": _digest(before and jax.tree.leaves((before.base, before.train))),
     }
     return Journal(Path(path), run)
-
-
-@jit_once
-def _values(target: Target, points: Array) -> Array:
-    return jax.vmap(target.value)(points)
 
 
 def _digest(tree: Any) -> str:

@@ -13,7 +13,7 @@ is not heavy is left to NumPy.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.gaussians import fit as fits
 from numpyro_onestep.gaussians.fit import num_candidates
 from numpyro_onestep.gaussians.mixture import Mixture
-from numpyro_onestep.model.target import Target
+from numpyro_onestep.model.target import Target, values
 
 __all__ = ["Audit", "audit", "expect"]
 
@@ -123,14 +123,15 @@ def audit(
     spent = len(log_ratios) * (1 + int(num_rounds) * clouds_.PER_ROUND) + num_ascents * (2 * NUM_ASCENTS + 3)
     spread = _spread(np.asarray(of_base))
     scales = np.maximum(spread.dtype.type(init_scale), spread)
-    look = partial(_look, target, base, blocks, num)
+    densities = partial(_in_parts, partial(values, target), num)
+    gaps = partial(_in_parts, lambda z: values_and_gaps(target, base, blocks, z)[1], num)
     tails = NO_TAILS
     if np.all(np.isfinite(tempered)):
         own_scales = np.maximum(_spread(tempered), spread)
-        tails = lines.measure(look, tempered, own_scales, log_z + UNCOVERED, num)
+        tails = lines.measure(densities, gaps, tempered, own_scales, log_z + UNCOVERED, num)
         spent += num * NUM_POINTS
     points, log_density = _search(target, key_search, on_one(center), scales, num, drawn)
-    uncovered = look(np.asarray(points))[1] - log_z > UNCOVERED
+    uncovered = gaps(np.asarray(points)) - log_z > UNCOVERED
     log_density = jnp.asarray(np.where(uncovered, log_density, -np.inf))
     picked, num_distinct = modes.select(points, log_density, 0.1 * base.dim**0.5, MAX_MODES)
     if int(num_distinct) == 0:
@@ -148,14 +149,10 @@ def audit(
     return Audit(share, shares, regions, log_ratios, families, tails, spent, countless)
 
 
-def _look(
-    target: Target, base: Base, blocks: BlockParams, num: int, points: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """`values_and_gaps` of any number of points, by its program for `num` of them."""
+def _in_parts(function: Callable[[Any], Array], num: int, points: np.ndarray) -> np.ndarray:
+    """A function of `num` points at a time, of any number of them."""
     whole = np.resize(points, (-(-len(points) // num) * num, points.shape[1]))
-    parts = [values_and_gaps(target, base, blocks, rows) for rows in cast(Any, np.split(whole, len(whole) // num))]
-    value, gap = (np.concatenate(part)[: len(points)] for part in zip(*parts, strict=True))
-    return value, gap
+    return np.concatenate([function(rows) for rows in np.split(whole, len(whole) // num)])[: len(points)]
 
 
 def expect(target: Target, rng_key: Array, base: Base, network: Callable[[], StepNetwork], num_steps: int) -> None:
@@ -164,6 +161,7 @@ def expect(target: Target, rng_key: Array, base: Base, network: Callable[[], Ste
     points = jax.ShapeDtypeStruct((num, base.dim), base.dtype)
     blocks = lambda: shapes_of(steps.compiled_blocks_of, network(), num_steps)  # noqa: E731
     compile_ahead(_particles, lambda: (target, rng_key, base, num))
+    compile_ahead(values, lambda: (target, points))
     compile_ahead(values_and_gaps, lambda: (target, base, blocks(), points))
 
 

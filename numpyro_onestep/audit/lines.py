@@ -14,6 +14,7 @@ import numpy as np
 __all__ = ["NO_TAILS", "NUM_POINTS", "Tails", "measure"]
 
 _FAR = 8.0  # times as far from a draw as half of its line's mass, from where the tail begins
+_LEAST_MASS = 1e-7  # of a line, below which a point says nothing of a tail
 _RISE = 1.0  # nats, of a density that is another mode's
 _STEPS = 0.03 * 2.0 ** np.arange(16)  # on either side, in the coordinate's scales: up to a thousand of them
 NUM_POINTS = 2 * len(_STEPS) + 1  # of a line
@@ -35,7 +36,8 @@ NO_TAILS = Tails(0.0, np.zeros(0))
 
 
 def measure(
-    look: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    values: Callable[[np.ndarray], np.ndarray],
+    gaps: Callable[[np.ndarray], np.ndarray],
     draws: np.ndarray,
     scales: np.ndarray,
     least: float,
@@ -44,7 +46,8 @@ def measure(
     """Look along `num` lines, each through a draw, along the axes in turn, or along as many of them at random.
 
     Args:
-        look: points (N, D) → log γ and log γ − log q there, (N,) each.
+        values: points (N, D) → log γ there, (N,).
+        gaps: points (N, D) → log γ − log q there, (N,); asked for nothing but what may be a tail, since it is dear.
         draws: posterior draws, shape (N, D).
         scales: of the coordinates, shape (D,).
         least: log γ − log q from where a point is out of the flow's reach.
@@ -56,7 +59,7 @@ def measure(
     offsets = np.concatenate([-_STEPS[::-1], [0.0], _STEPS])
     points = np.repeat(from_[:, None], NUM_POINTS, axis=1)
     points[np.arange(num), :, axes] += (offsets * scales[axes, None]).astype(draws.dtype)
-    value, gap = (np.reshape(a, (num, NUM_POINTS)).astype(float) for a in look(points.reshape(-1, dim)))
+    value = np.reshape(values(points.reshape(-1, dim)), (num, NUM_POINTS)).astype(float)
     value = np.where(np.isnan(value), -np.inf, value)
     width = np.abs(offsets) * np.log(2.0)
     width[len(_STEPS)] = 2 * _STEPS[0]
@@ -67,7 +70,10 @@ def measure(
     half = np.abs(offsets)[from_within][halves]
     far = np.abs(offsets) > _FAR * half[:, None]
     top = np.max(np.where(far, -np.inf, value), axis=1, keepdims=True)
-    out = np.where(far & (gap > least) & _falls(np.where(far, value, top)), mass, 0.0)
+    out = np.where(far & (mass > _LEAST_MASS) & _falls(np.where(far, value, top)), mass, 0.0)
+    asked = out > 0
+    if np.any(asked):
+        out[asked] *= gaps(points[asked]) > least
     ratios = np.sum(out, axis=1)
     total = max(dim * (np.mean(ratios) - 2 * np.std(ratios) / num**0.5), 0.0)
     farthest = np.argmax(out.ravel())

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.model.function import ModelFunction, plain
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Target",
     "derivatives",
     "safe_log_density",
+    "values",
 ]
 
 HEAVY_WORK = 300_000  # numbers that an evaluation computes, from which every gradient is thought of twice
@@ -77,6 +79,12 @@ class Target:
     def derivatives(self, x: Array) -> tuple[Array, Array, Array]:
         """Log γ(x), its gradient and its Hessian; that by reverse mode too where forward mode fails, as in `odeint`."""
         return derivatives(self, x, jax.jacrev if self.reverse_only else jax.jacfwd)
+
+
+@jit_once
+def values(target: Target, x: Array) -> Array:
+    """Log γ at points of shape (N, D)."""
+    return jax.vmap(target.value)(x)
 
 
 def derivatives(density: LogDensity, x: Array, jacobian: Callable = jax.jacfwd) -> tuple[Array, Array, Array]:

@@ -75,11 +75,18 @@ def _listed(names: list[str]) -> str:
 
 
 def factor_notes(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
-    """What to know of a model with `factor` terms; empty without."""
+    """What to know of a model with `factor` terms; empty without, or with those of reparameterisations alone.
+
+    What NumPyro's put in place of a prior is normalised as that was, and an underscore begins its name; of a circular
+    one there is a caveat.
+    """
     names = [
         name
         for name, site in model_trace.items()
-        if site["type"] == "sample" and isinstance(_base_distribution(site["fn"]), dist.Unit)
+        if site["type"] == "sample"
+        and isinstance(_base_distribution(site["fn"]), dist.Unit)
+        and not name.startswith("_")
+        and f"{name.removesuffix('_factor')}_unwrapped" not in model_trace
     ]
     if not names:
         return ()

@@ -105,8 +105,8 @@ def test_an_audit_compiles_nothing_that_the_search_has_compiled(getkey):
     before = len(compilation._traces)
     audit = coverage.audit(target, 3.0, getkey(), base, blocks, -np.inf)
     assert len(audit.missing) >= 1
-    # tempering, densities by the inverse, draws of the regions
-    assert len(compilation._traces) - before == 3
+    # tempering, densities along lines, densities by the inverse, draws of the regions
+    assert len(compilation._traces) - before == 4
 
 
 def test_a_mode_whose_scale_got_lost_is_weighed_all_the_same(getkey, identity, monkeypatch):

@@ -10,11 +10,13 @@ RNG = np.random.default_rng(0)
 def measured(log_density, flow, draws, dim=DIM):
     """The audit's lines for a density against a flow's, both functions of one coordinate, log Z = 0."""
 
-    def look(points):
-        value = log_density(points).sum(axis=1)
-        return value, value - flow(points).sum(axis=1)
+    def values(points):
+        return log_density(points).sum(axis=1)
 
-    return lines.measure(look, draws, np.ones(dim), 5.0, NUM)
+    def gaps(points):
+        return values(points) - flow(points).sum(axis=1)
+
+    return lines.measure(values, gaps, draws, np.ones(dim), 5.0, NUM)
 
 
 def normal(x):

@@ -123,6 +123,19 @@ def test_a_factor_is_noted():
     assert "('pull')" in setup_of(with_factor).notes[0]
 
 
+def whitened_by_hand():
+    """As `NeuTraReparam` and `FlowReparam` write a prior in other coordinates."""
+    scaled = numpyro.sample("scaled", dist.Normal(0, 1).mask(False))
+    mu = numpyro.deterministic("mu", 2 * scaled)
+    numpyro.factor("_mu_log_prob", dist.Normal(0, 2).log_prob(mu) + jnp.log(2.0))
+    likelihood(mu)
+
+
+@pytest.mark.parametrize("model", [whitened_by_hand, circular])
+def test_a_factor_of_a_reparameterisation_is_not_noted(model):
+    assert setup_of(model).notes == ()
+
+
 @pytest.mark.slow
 def test_lost_digits_are_told():
     # the potential of a large data set: differences of a nat are near its last digit in float32
