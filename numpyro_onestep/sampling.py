@@ -9,8 +9,9 @@ from jax import Array, random
 from tqdm.auto import tqdm
 
 from numpyro_onestep import threads
+from numpyro_onestep.bridge import crossing as crossing_
 from numpyro_onestep.bridge.crossing import Crossing, cross, is_crossed, sweep
-from numpyro_onestep.compilation import compile_ahead, shapes_of, split
+from numpyro_onestep.compilation import compile_ahead, split
 from numpyro_onestep.draws import chains, proposal, weights
 from numpyro_onestep.draws.chains import Chains
 from numpyro_onestep.draws.proposal import are_poor, pool, want_bridge
@@ -72,17 +73,8 @@ def expect(
         acceptance = jax.ShapeDtypeStruct(shape[:1], flow().problem.base.dtype)
         return rng_key, proposals(), correction, shape, num_steps, thinning, 1, np.int_(0), np.int_(0), acceptance
 
-    def crossing() -> tuple:
-        return flow(), rng_key, own_steps(flow().network, num_steps), _NUM_CLOUDS
-
-    def sweeping() -> tuple:
-        clouds = shapes_of(cross, *crossing()).clouds
-        num_sweeps = -(-shape[0] * shape[1] // clouds.ancestors.size)
-        return flow(), rng_key, clouds, num_sweeps, own_steps(flow().network, num_steps)
-
     if correction != "none" and want_bridge(bridge, share, fine=share > _SURELY_ENOUGH):
-        compile_ahead(cross, crossing)
-        compile_ahead(sweep, sweeping)
+        crossing_.expect(flow, rng_key, shape[0] * shape[1], num_steps)
     else:
         compile_ahead(chains.collect, collecting)
     threads.begin(weights.prepare, weights.prepare)

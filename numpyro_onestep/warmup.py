@@ -121,9 +121,14 @@ def warmup(
     for_search, for_audit = (None, None) if drawn is None else np.split(drawn, [in_search])
     journal = open_journal(checkpoint, rng_key, setup, given, options, before)
 
+    expected: list[Base] = []
+
     def expect_flow(base: Base) -> None:
-        """Compile what comes after the search for a base of these shapes."""
+        """Compile what comes after the search for a base of these shapes, once."""
         base = jax.eval_shape(lambda base: beside(base, dim - base.dim), base)
+        if base in expected:
+            return
+        expected.append(base)
         problem = Problem(on_all(mesh, base), target)
         network = training.expect(key_first, problem, plan, num_warmup)
         if coverage_audit:
@@ -136,6 +141,7 @@ def warmup(
         with tqdm(total=1, desc="base search", disable=not progress_bar) as bar:
             base = search.search_model(setup, given, init_scale, key_base, for_search, spent, expect_flow)
             bar.update()
+        expect_flow(base)  # unless it is as the search told before
         return _Found(base, sum(spent))
 
     base, num_gradients = journal.stage("base", _Found, find)

@@ -5,6 +5,7 @@ spread of independent clouds is the error of log Z. The same way back, from the 
 and so bounds log Z from above (Grosse, Ghahramani and Adams 2015).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,11 +18,12 @@ from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.bridge import clouds as clouds_
 from numpyro_onestep.bridge.clouds import Clouds
 from numpyro_onestep.bridge.ladder import path_of
-from numpyro_onestep.compilation import jit
+from numpyro_onestep.compilation import compile_ahead, jit, shapes_of
 from numpyro_onestep.devices import shard
 from numpyro_onestep.flow.density import Flow, PulledBack
+from numpyro_onestep.flow.steps import own_steps
 
-__all__ = ["MIN_ACCEPTANCE", "NUM_LAST", "Crossing", "Sweeps", "cross", "is_crossed", "sweep"]
+__all__ = ["MIN_ACCEPTANCE", "NUM_LAST", "Crossing", "Sweeps", "cross", "expect", "is_crossed", "sweep"]
 
 _NUM_CLOUDS = 8
 _NUM_PARTICLES = 128  # of each cloud
@@ -58,11 +60,8 @@ def is_crossed(crossing: Crossing) -> bool:
     return float(crossing.clouds.annealing) == 1 and float(crossing.clouds.accept_prob) > MIN_ACCEPTANCE
 
 
-@partial(jit, static_argnames=("num_steps", "num_clouds"))
 def cross(trained: Flow, rng_key: Array, num_steps: int = 1, num_clouds: int = _NUM_CLOUDS) -> Crossing:
     """Cross from p0 to the target and back, in clouds of 128 particles each.
-
-    Half of the draws that set out are stretched, by 1 + 1/√D, and weighted for it: they reach p0's tails more often.
 
     Args:
         trained: the flow.
@@ -70,8 +69,18 @@ def cross(trained: Flow, rng_key: Array, num_steps: int = 1, num_clouds: int = _
         num_steps: steps of its map.
         num_clouds: clouds.
     """
+    clouds = _there(trained, rng_key, num_steps, num_clouds)
+    return Crossing(clouds, _back(trained, rng_key, clouds, num_steps))
+
+
+@partial(jit, static_argnames=("num_steps", "num_clouds"))
+def _there(trained: Flow, rng_key: Array, num_steps: int, num_clouds: int) -> Clouds:
+    """The way to the target.
+
+    Half of the draws that set out are stretched, by 1 + 1/√D, and weighted for it: they reach p0's tails more often.
+    """
     path = path_of(trained, num_steps)
-    key_start, key_climb, key_descend = random.split(rng_key, 3)
+    key_start, key_climb, _ = random.split(rng_key, 3)
     num, wide = num_clouds * _NUM_PARTICLES * _DRAWS_EACH, 1 + path.base.dim**-0.5
     stretched = (jnp.arange(num) % 2 == 0)[:, None]
     inflate: Any = jnp.where(stretched, wide, 1.0)
@@ -79,8 +88,13 @@ def cross(trained: Flow, rng_key: Array, num_steps: int = 1, num_clouds: int = _
     log_p, log_wide = (jax.vmap(lambda x, s=s: base_.log_prob(path.base, x, s))(starts) for s in (1.0, wide))
     offsets = log_p - jnp.logaddexp(log_p, log_wide) + np.log(2.0)
     starts, offsets = starts.reshape(num_clouds, -1, path.base.dim), offsets.reshape(num_clouds, -1)
-    clouds = clouds_.climb(path, key_climb, starts, offsets, _NUM_PARTICLES, NUM_LAST)
-    return Crossing(clouds, clouds_.descend(path, key_descend, clouds))
+    return clouds_.climb(path, key_climb, starts, offsets, _NUM_PARTICLES, NUM_LAST)
+
+
+@partial(jit, static_argnames=("num_steps",))
+def _back(trained: Flow, rng_key: Array, clouds: Clouds, num_steps: int) -> Array:
+    """The upper bounds from the way back; a program of its own, which another thread compiles meanwhile."""
+    return clouds_.descend(path_of(trained, num_steps), random.split(rng_key, 3)[2], clouds)
 
 
 class Sweeps(NamedTuple):
@@ -94,6 +108,26 @@ class Sweeps(NamedTuple):
     log_weights: Array
     accept_prob: Array
     x: Array
+
+
+def expect(trained: Callable[[], Flow], rng_key: Array, num_draws: int, num_steps: int) -> None:
+    """Compile in a second thread what a bridge of a flow of these shapes takes, and as many draws of its particles."""
+
+    def there() -> tuple:
+        flow = trained()
+        return flow, rng_key, own_steps(flow.network, num_steps), _NUM_CLOUDS
+
+    def back() -> tuple:
+        flow, _, own, _ = there()
+        return flow, rng_key, shapes_of(_there, *there()), own
+
+    def sweeping() -> tuple:
+        flow, _, clouds, own = back()
+        return flow, rng_key, clouds, -(-num_draws // clouds.ancestors.size), own
+
+    compile_ahead(_there, there)
+    compile_ahead(_back, back)
+    compile_ahead(sweep, sweeping)
 
 
 @partial(jit, static_argnames=("num_sweeps", "num_steps"))
