@@ -28,7 +28,7 @@ from numpyro_onestep.training.state import TrainState
 
 __all__ = ["Journal", "open_journal"]
 
-_KIND, _FORMAT = "training checkpoint", 3
+_KIND, _FORMAT = "training checkpoint", 4
 _INTERVAL = 30.0  # seconds between two states of one training
 _NUM_POINTS = 3  # at which log densities are compared
 _T = TypeVar("_T")

@@ -1,14 +1,15 @@
 """The base distribution p0: a whitening Gaussian or a mixture, with Student-t tails where needed, sampled exactly.
 
-A share of the draws may come from the same components with every direction Student-t with 2 degrees of freedom. Since
-the flow is linear far out, the weights of a target whose own tails are polynomial then stay bounded where those of a
-Gaussian base do not (Hesterberg 1995, defensive mixtures).
+Shares of the draws may come from the same components Student-t with 2 degrees of freedom, in every direction, or each
+coordinate for itself. Since the flow is linear far out, the weights of a target whose own tails are polynomial then
+stay bounded where those of a Gaussian base do not (Hesterberg 1995, defensive mixtures).
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import gammaln, logsumexp
@@ -38,6 +39,9 @@ __all__ = [
 ]
 
 
+_NARROW = 0.7326  # scale of a Student-t coordinate: the Gaussian that is nearest to it, by the ELBO, has scale one
+
+
 class Base(NamedTuple):
     """p0 in whitened coordinates u, and the map z = rotation·whitening(u) to the unconstrained space.
 
@@ -48,7 +52,7 @@ class Base(NamedTuple):
         annealed: whether p0 only spans the target's modes, so that training must anneal from p0 to the target.
         rotation: orthogonal, shape (C, C); its columns are the axes along which the target factorises best. None where
             that would be too large a matrix.
-        heavy_share: of p0, what is Student-t.
+        heavy_shares: of p0, what is Student-t: in every direction, and coordinate for coordinate; shape (2,).
         beside: zeros, one for each of the D − C further coordinates, which are standard normal, independent of the
             others, and left as they are.
     """
@@ -57,7 +61,7 @@ class Base(NamedTuple):
     whitening: Whitening | Affine
     annealed: Array
     rotation: Array | None
-    heavy_share: Array
+    heavy_shares: Array
     beside: Array
 
     @property
@@ -83,13 +87,20 @@ def sample(base: Base, rng_key: Array, num_draws: int, inflate: float | Array = 
     """
     dtype = base.dtype
     key_heavy, key_stretch = random.split(random.fold_in(rng_key, 1))
-    heavy = random.uniform(key_heavy, (num_draws, 1), dtype) < base.heavy_share
-    # a normal over the root of a mean-one exponential is Student-t with 2 degrees of freedom
-    stretch = jnp.maximum(random.exponential(key_stretch, (num_draws, 1), dtype), 1e-8) ** -0.5
-    inflate = inflate * jnp.where(heavy, stretch, 1.0)
+    which = random.uniform(key_heavy, (num_draws, 1), dtype)
+    joint = which < base.heavy_shares[0]
+    apart = ~joint & (which < jnp.sum(base.heavy_shares))
+
+    def stretch(key: Array, num: int) -> Array:
+        """A normal over the root of a mean-one exponential is Student-t with 2 degrees of freedom."""
+        return jnp.maximum(random.exponential(key, (num_draws, num), dtype), 1e-8) ** -0.5
+
+    inflate = inflate * jnp.where(joint, stretch(key_stretch, 1), 1.0)
+    each = jnp.where(apart, _NARROW * stretch(random.fold_in(key_stretch, 1), base.num_own), 1.0)
     if base.mixture.means.shape[0] == 1:
-        return inflate * random.normal(rng_key, (num_draws, base.dim), dtype)
-    own = mixture_.sample(base.mixture, rng_key, num_draws, inflate)
+        each = jnp.pad(each, ((0, 0), (0, len(base.beside))), constant_values=1.0)
+        return inflate * each * random.normal(rng_key, (num_draws, base.dim), dtype)
+    own = mixture_.sample(base.mixture, rng_key, num_draws, inflate * each)
     if base.dim == base.num_own:
         return own
     others = random.normal(random.fold_in(rng_key, 3), (num_draws, len(base.beside)), dtype)
@@ -98,20 +109,21 @@ def sample(base: Base, rng_key: Array, num_draws: int, inflate: float | Array = 
 
 def log_prob(base: Base, u: Array, inflate: float = 1.0) -> Array:
     """Log p0(u) of one point, every constant included; with `inflate` that of the stretched draws of `sample`."""
-    light, heavy = parts(base, u, inflate)
-    share = base.heavy_share
-    return jnp.logaddexp(jnp.log1p(-share) + light, jnp.log(share) + heavy)
+    shares = jnp.concatenate([1 - jnp.sum(base.heavy_shares, keepdims=True), base.heavy_shares])
+    return logsumexp(parts(base, u, inflate), b=shares)
 
 
-def parts(base: Base, u: Array, inflate: float = 1.0) -> tuple[Array, Array]:
-    """Log densities of p0's two parts at one point: Gaussian components, and the same with Student-t directions."""
+def parts(base: Base, u: Array, inflate: float = 1.0) -> Array:
+    """Log densities of p0's three parts at one point: Gaussian, and Student-t in every direction and coordinate."""
     alone = base.mixture.means.shape[0] == 1
     own, others = (u, u[:0]) if alone else _apart(base, u)
     white, log_scale = (u[None], jnp.zeros(1, u.dtype)) if alone else mixture_.standardize(base.mixture, own)
     half = 0.5 * (jnp.sum((white / inflate) ** 2, axis=1) + jnp.sum((others / inflate) ** 2))
     log_scale = log_scale - base.dim * (0.5 * jnp.log(2 * jnp.pi) + jnp.log(inflate))
-    heavy = gammaln(1 + base.dim / 2) - (1 + base.dim / 2) * jnp.log1p(half)
-    return logsumexp(log_scale - half), logsumexp(log_scale + heavy)
+    joint = gammaln(1 + base.dim / 2) - (1 + base.dim / 2) * jnp.log1p(half)
+    each = 0.5 * jnp.log(jnp.pi / 4) - np.log(_NARROW) - 1.5 * jnp.log1p(0.5 * (white / (inflate * _NARROW)) ** 2)
+    apart = jnp.sum(each, axis=1) - 0.5 * jnp.sum((others / inflate) ** 2)
+    return logsumexp(log_scale + jnp.stack([-half, joint, apart]), axis=1)
 
 
 def _apart(base: Base, u: Array) -> tuple[Array, Array]:
@@ -151,7 +163,7 @@ def beside(base: Base, num: int) -> Base:
         return base
     # Student-t directions stretch all coordinates alike: what a few need would be wasted on the others
     zeros = jnp.zeros(num, base.dtype)
-    return base._replace(heavy_share=jnp.zeros_like(base.heavy_share), beside=zeros)
+    return base._replace(heavy_shares=jnp.zeros_like(base.heavy_shares), beside=zeros)
 
 
 def as_mixture(base: Base) -> Mixture:
@@ -184,7 +196,7 @@ def pad(base: Base, sizes: tuple[int, ...] = (9, 64)) -> Base:
 @jit_once
 def whiten(q: Mixture, annealed: bool | Array = False, rotation: Array | None = None) -> Base:
     """The base with the density `q` on rotationᵀz, in coordinates in which it has mean zero and unit covariance."""
-    light, none = jnp.zeros((), q.means.dtype), jnp.zeros(0, q.means.dtype)
+    light, none = jnp.zeros(2, q.means.dtype), jnp.zeros(0, q.means.dtype)
     num, dim = q.means.shape
     if num == 1 and dim > LARGE_DIM:
         whitening = Affine(q.means[0], jax.tree.map(lambda leaf: leaf[0], q.scale_trils))

@@ -22,7 +22,7 @@ from numpyro_onestep.base.conditional_scale import Whitening
 from numpyro_onestep.base.distribution import Base, as_mixture, beside, whiten
 from numpyro_onestep.base.modes import FEW_MODES, MAX_MODES, MORE_STARTS, NUM_ASCENTS, Modes
 from numpyro_onestep.base.problem import log_affinity
-from numpyro_onestep.base.tails import cap, fit_tails, num_tail_draws
+from numpyro_onestep.base.tails import fit_tails, num_tail_draws
 from numpyro_onestep.compilation import compile_ahead, in_transformation, jit, jit_once, split
 from numpyro_onestep.gaussians import fit as fits
 from numpyro_onestep.gaussians.factors import Affine
@@ -109,13 +109,13 @@ def search(
         mixture, mixture_elbo = _refine(target, key_many, _at_modes(found, at_modes))
         spent.append(_refining(dim, len(at_modes)))
         if float(mixture_elbo) > float(single_elbo):
-            return cap(fit_tails(target, key_tails, whiten(mixture))[0])
+            return fit_tails(target, key_tails, whiten(mixture))[0]
     base, share = fit_tails(target, key_tails, whiten(single))
     if float(share) > _GOOD_SHARE or dim > LARGE_DIM:
-        return cap(base)
+        return base
     base, num_iterations = _fit_scales(target, key_scales, base)
     spent.append(int(num_iterations) * conditional_scale.BATCH_SIZE + 2 * 512)
-    return cap(base)
+    return base
 
 
 def search_model(
@@ -194,7 +194,7 @@ def extend(target: Target, rng_key: Array, base: Base, regions: Mixture, spent: 
     key_refine, key_tails, *_ = split(rng_key)
     spent.append(_refining(base.dim, len(q.log_weights)) + num_tail_draws(target.work))
     refined = whiten(_refine(target, key_refine, q)[0])
-    return cap(fit_tails(target, key_tails, refined)[0])
+    return fit_tails(target, key_tails, refined)[0]
 
 
 @jit_once
@@ -250,10 +250,11 @@ def _fit_scales(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array
     fitted, num = conditional_scale.fit(
         target, key_fit, cast(Whitening, base.whitening), least_influence=_MIN_INFLUENCE, least_tail=_MIN_TAIL
     )
-    other = base._replace(whitening=fitted, heavy_share=jnp.zeros_like(base.heavy_share))
+    other = base._replace(whitening=fitted, heavy_shares=jnp.zeros_like(base.heavy_shares))
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), base, other)
     old, new = lax.map(lambda b: log_affinity(target, key_score, b), both)
-    tailed = (jnp.max(fitted.tails) >= _MIN_TAIL) & (base.heavy_share == 0)  # heavier ones hold exponential tails too
+    light = jnp.all(base.heavy_shares == 0)  # heavier tails hold exponential ones too
+    tailed = (jnp.max(fitted.tails) >= _MIN_TAIL) & light
     keep = (conditional_scale.rules(fitted, _MIN_INFLUENCE) | tailed) & (new - old > 0.01)
     return jax.tree.map(lambda a, b: jnp.where(keep, a, b), other, base), num
 

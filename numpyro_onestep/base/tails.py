@@ -10,10 +10,11 @@ from numpyro_onestep.base.problem import WhitenedTarget, effective_share
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.model.target import HEAVY_WORK, Target
 
-__all__ = ["cap", "fit_tails", "num_tail_draws"]
+__all__ = ["fit_tails", "num_tail_draws"]
 
 _MIN_HEAVY_SHARE = 0.1
 _MAX_HEAVY_SHARE = 0.3
+_NEAR = 0.35  # nats between log Z and the ELBO of a p0 that is near the target
 
 
 def num_tail_draws(work: int) -> int:
@@ -23,20 +24,22 @@ def num_tail_draws(work: int) -> int:
 
 @jit_once
 def fit_tails(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array]:
-    """Give p0 the Student-t share with which the weights' second moment is smallest; none if that is below a tenth.
+    """Give p0 the Student-t shares with which the weights' second moment is smallest; none that is below a tenth.
 
-    Estimated from draws that are half Student-t, which reach the tails. The problem is convex in the share (He and Owen
-    2014); each update minimises a bound that touches it, a_k ← a_k √g_k up to a factor, with −g the gradient. A bent
-    target calls for such a share as well, but loses by it in the ELBO, where the far draws miss it.
+    Estimated from draws of which half are Student-t, which reach the tails. The problem is convex in the shares (He and
+    Owen 2014); each update minimises a bound that touches it, a_k ← a_k √g_k up to a factor, with −g the gradient. A
+    bent target calls for such shares as well, but loses by it in the ELBO, where the far draws miss it. They are three
+    tenths at most unless p0 is near the target, so that not too many draws are spent on tails.
 
     Returns:
-        The base, and the share of effective draws of it, less two standard errors.
+        The base, and the share of effective draws of it without that limit, less two standard errors.
     """
-    half = base._replace(heavy_share=jnp.full_like(base.heavy_share, 0.5))
+    half = base._replace(heavy_shares=jnp.full_like(base.heavy_shares, 0.25))
     u = sample(half, rng_key, num_tail_draws(target.work))
-    log_parts = jnp.stack(jax.vmap(lambda u: parts(base, u))(u), axis=1)
+    log_parts = jax.vmap(lambda u: parts(base, u))(u)
     value = jax.vmap(WhitenedTarget(base, target).value)(u)
-    log_square = 2 * jnp.where(jnp.isnan(value), -jnp.inf, value) - jax.vmap(lambda u: log_prob(half, u))(u)
+    log_half = jax.vmap(lambda u: log_prob(half, u))(u)
+    log_square = 2 * jnp.where(jnp.isnan(value), -jnp.inf, value) - log_half
 
     def update(shares: Array, _: None) -> tuple[Array, None]:
         log_p = logsumexp(log_parts, axis=1, b=shares)
@@ -44,24 +47,23 @@ def fit_tails(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array]:
         new = shares * jnp.exp(0.5 * (log_g - jnp.max(log_g)))
         return new / jnp.sum(new), None
 
-    shares, _ = lax.scan(update, jnp.full(2, 0.5, u.dtype), None, length=100)
-    heavy = base._replace(heavy_share=jnp.minimum(shares[1], 0.95))
-
-    def elbo(b: Base) -> Array:
+    def judge(b: Base) -> tuple[Array, Array]:
+        """The ELBO, and the share of effective draws, less two standard errors."""
         log_p = jax.vmap(lambda u: log_prob(b, u))(u)
-        ratio = jnp.exp(log_p - jax.vmap(lambda u: log_prob(half, u))(u))  # at most 2
+        ratio = jnp.exp(log_p - log_half)  # at most 4
         within = jnp.where(value > -jnp.inf, ratio, 0.0)  # of p0 restricted to where there is a density
         share = jnp.sum(within) / jnp.sum(ratio)
-        return jnp.sum(jnp.where(within > 0, within * (value - log_p), 0.0)) / jnp.sum(within) + jnp.log(share)
+        elbo = jnp.sum(jnp.where(within > 0, within * (value - log_p), 0.0)) / jnp.sum(within) + jnp.log(share)
+        effective, error = effective_share(value - log_p, log_p - log_half)
+        return elbo, effective * (1 - 2 * error)
 
-    keep = (shares[1] > _MIN_HEAVY_SHARE) & (elbo(heavy) > elbo(base))
-    fitted = base._replace(heavy_share=jnp.where(keep, heavy.heavy_share, 0.0))
-    log_p, log_half = (jax.vmap(lambda u, b=b: log_prob(b, u))(u) for b in (fitted, half))
-    share, error = effective_share(value - log_p, log_p - log_half)
-    return fitted, share * (1 - 2 * error)
-
-
-@jit_once
-def cap(base: Base) -> Base:
-    """The base with a Student-t share of three tenths at most, so that not too many draws are spent on tails."""
-    return base._replace(heavy_share=jnp.minimum(base.heavy_share, _MAX_HEAVY_SHARE))
+    shares, _ = lax.scan(update, jnp.array([0.5, 0.25, 0.25], u.dtype), None, length=100)
+    wanted = jnp.where(shares[1:] > _MIN_HEAVY_SHARE, jnp.minimum(shares[1:], 0.95), 0.0)
+    tried = wanted * jnp.array([[0, 0], [1, 1], [1, 0], [0, 1]])
+    elbos, effective = lax.map(lambda heavy: judge(base._replace(heavy_shares=heavy)), tried)
+    elbos = jnp.where(jnp.isnan(elbos), -jnp.inf, elbos)
+    heavy, effective = (values[jnp.argmax(elbos)] for values in (tried, effective))
+    log_z = logsumexp(value - log_half) - jnp.log(len(u))
+    most = jnp.where(log_z - jnp.max(elbos) < _NEAR, 1.0, _MAX_HEAVY_SHARE)
+    heavy = heavy * jnp.minimum(1.0, most / jnp.maximum(jnp.sum(heavy), _MIN_HEAVY_SHARE))
+    return base._replace(heavy_shares=heavy), effective

@@ -25,7 +25,7 @@ from numpyro_onestep.trust.evidence import Evidence
 
 __all__ = ["load", "save"]
 
-_KIND, _FORMAT = "checkpoint", 11
+_KIND, _FORMAT = "checkpoint", 12
 _COUNTS = ("num_warmup", "num_samples", "num_chains", "thinning")
 _SCORES = ("best_elbo", "best_log_z")  # of each flow
 

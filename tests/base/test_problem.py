@@ -34,7 +34,7 @@ def test_weights_that_are_not_numbers_have_no_share():
 
 
 def test_the_density_of_stretched_draws_is_normalised(getkey):
-    base = base_.whiten(TWO)._replace(heavy_share=jnp.array(0.2))
+    base = base_.whiten(TWO)._replace(heavy_shares=jnp.array([0.2, 0.1]))
     x = 3 * random.normal(getkey(), (200_000, DIM))
     log_q = -0.5 * jnp.sum((x / 3) ** 2, axis=1) - DIM * jnp.log(3 * jnp.sqrt(2 * jnp.pi))
     w = np.exp(np.asarray(jax.vmap(lambda x: base_.log_prob(base, x, 1.5))(x) - log_q, float))

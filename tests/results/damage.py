@@ -24,7 +24,7 @@ import numpy as np
 from numpyro_onestep import OneStep, OneStepSampler, archive
 
 MAX_SECONDS, MAX_BYTES = 60, 2**26  # for a file of some kilobytes
-KIND, FORMAT = "checkpoint", 11
+KIND, FORMAT = "checkpoint", 12
 HEAD = archive._HEAD
 
 
@@ -106,7 +106,7 @@ def _other_contents(whole: bytes) -> Iterator[tuple[str, bytes]]:
         return _signed(whole[: archive._CHECKED] + lengths + text + whole[end:])
 
     content = json.loads(whole[HEAD:end])
-    for version in (0, FORMAT - 1, FORMAT + 1, 10**9, None, "11"):
+    for version in (0, FORMAT - 1, FORMAT + 1, 10**9, None, "12"):
         yield "another version", changed(lambda c, version=version: c.update(version=version))
     yield "another kind", changed(lambda c: c.update(kind="training state"))
     for name in content:
