@@ -120,7 +120,7 @@ def test_ctrl_c_keeps_what_training_has_come_to(finished, monkeypatch, tmp_path)
         patch.setattr(fit, "advance", interrupted)
         with pytest.raises(KeyboardInterrupt):
             sampler().run(jax.random.key(0), DATA, checkpoint=path)
-    assert archive.read(path, "training checkpoint", 3)["stages"]["training"]["history"][-1][0] >= 15
+    assert archive.read(path, "training checkpoint", 4)["stages"]["training"]["history"][-1][0] >= 15
     resumed = sampler()
     resumed.run(jax.random.key(0), DATA, checkpoint=path)
     np.testing.assert_array_equal(resumed.get_samples()["x"], finished[0].get_samples()["x"])

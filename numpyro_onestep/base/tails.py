@@ -1,5 +1,7 @@
 """Student-t tails of the base, where the target's own call for them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -60,8 +62,8 @@ def fit_tails(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array]:
     shares, _ = lax.scan(update, jnp.array([0.5, 0.25, 0.25], u.dtype), None, length=100)
     wanted = jnp.where(shares[1:] > _MIN_HEAVY_SHARE, jnp.minimum(shares[1:], 0.95), 0.0)
     tried = wanted * jnp.array([[0, 0], [1, 1], [1, 0], [0, 1]])
-    elbos, effective = lax.map(lambda heavy: judge(base._replace(heavy_shares=heavy)), tried)
-    elbos = jnp.where(jnp.isnan(elbos), -jnp.inf, elbos)
+    all_elbos, effective = lax.map(lambda heavy: judge(base._replace(heavy_shares=heavy)), tried)
+    elbos: Any = jnp.where(jnp.isnan(all_elbos), -jnp.inf, all_elbos)
     heavy, effective = (values[jnp.argmax(elbos)] for values in (tried, effective))
     log_z = logsumexp(value - log_half) - jnp.log(len(u))
     most = jnp.where(log_z - jnp.max(elbos) < _NEAR, 1.0, _MAX_HEAVY_SHARE)
