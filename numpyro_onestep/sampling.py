@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from numpyro_onestep import threads
 from numpyro_onestep.bridge import crossing as crossing_
-from numpyro_onestep.bridge.crossing import Crossing, cross, is_crossed, sweep
+from numpyro_onestep.bridge.crossing import NUM_CLOUDS, Crossing, cross, is_crossed, sweep
 from numpyro_onestep.compilation import compile_ahead, split
 from numpyro_onestep.draws import chains, proposal, weights
 from numpyro_onestep.draws.chains import Chains
@@ -20,7 +20,6 @@ from numpyro_onestep.flow.steps import own_steps
 
 __all__ = ["bridges_of", "chains_of", "expect"]
 
-_NUM_CLOUDS = 8  # in all
 _MIN_CLOUDS = 2  # of each flow
 _SURELY_ENOUGH = 0.75  # share of effective draws from which on few runs need a bridge for anything else
 
@@ -34,7 +33,7 @@ def bridges_of(flows: Sequence[Flow], rng_key: Array, num_steps: int, progress_b
         num_steps: the budget; of a refined one the map's steps are as many.
         progress_bar: whether to show progress.
     """
-    num_clouds = max(_MIN_CLOUDS, _NUM_CLOUDS // len(flows))
+    num_clouds = max(_MIN_CLOUDS, NUM_CLOUDS // len(flows))
     keys = split(rng_key)[:1] if len(flows) == 1 else random.split(rng_key, len(flows))
     crossings = []
     with tqdm(total=len(flows), desc="bridge", disable=not progress_bar) as bar:

@@ -141,7 +141,7 @@ def warmup(
         with tqdm(total=1, desc="base search", disable=not progress_bar) as bar:
             base = search.search_model(setup, given, init_scale, key_base, for_search, spent, expect_flow)
             bar.update()
-        expect_flow(base)  # unless it is as the search told before
+        expect_flow(base)  # nothing again where the search announced these shapes
         return _Found(base, sum(spent))
 
     base, num_gradients = journal.stage("base", _Found, find)

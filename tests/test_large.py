@@ -34,8 +34,8 @@ def run(monkeypatch):
     monkeypatch.delitem(sys.modules, "models", raising=False)  # that of the tests
     from large_targets import LARGE_TARGETS
 
-    def with_defaults(name):
-        target = LARGE_TARGETS[name]()
+    def with_defaults(name, **arguments):
+        target = LARGE_TARGETS[name](**arguments)
         kernel = OneStep(target.model, potential_fn=target.potential_fn, **target.options)
         sampler = OneStepSampler(kernel, num_samples=1000, num_chains=4, progress_bar=False)
         sampler.run(random.key(0), *target.args, init_params=None if target.model else jnp.zeros(50))
@@ -52,6 +52,7 @@ def run(monkeypatch):
         "Lorenz",  # a path that no start at random finds: NUTS ends 1300 nats below in every chain
         "wells",  # 2^25 modes, the highest of which is the one that the centre leads to
         "group means",
+        "Student-t mixture",  # with p0's tails too light, or alike in all directions, a third of the mass is missed
     ],
 )
 def test_log_z_of_large_targets(run, name):
@@ -63,7 +64,7 @@ def test_log_z_of_large_targets(run, name):
 
 @pytest.mark.slow
 def test_tails_too_long_for_the_flow_are_told(run):
-    _, sampler = run("Student-t mixture")  # with a third of the mass missing, all bounds agree
+    _, sampler = run("Student-t mixture", df=1.0)  # longer than the longest of p0, in 50 coordinates
     assert not sampler.evidence.reliable
     assert any("lies in tails of single coordinates" in warning for warning in sampler.evidence.warnings)
 

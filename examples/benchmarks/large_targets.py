@@ -248,12 +248,10 @@ def modes(num: int = 40, dim: int = 50) -> LargeTarget:
     return LargeTarget(model, (), 0.0, options={"init_scale": 25.0})
 
 
-def student(num: int = 10, dim: int = 50) -> LargeTarget:
+def student(num: int = 10, dim: int = 50, df: float = 2.0) -> LargeTarget:
     """Products of t densities with two degrees of freedom, their centres uniform in [−10, 10]^50, as in the paper's."""
     centers = np.random.default_rng(13).uniform(-10, 10, (num, dim))
-    return LargeTarget(
-        mixture_model(dist.StudentT(2.0, centers, 1.0).to_event(1)), (), 0.0, options={"init_scale": 6.0}
-    )
+    return LargeTarget(mixture_model(dist.StudentT(df, centers, 1.0).to_event(1)), (), 0.0, options={"init_scale": 6.0})
 
 
 def wells() -> LargeTarget:

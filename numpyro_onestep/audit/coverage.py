@@ -129,7 +129,7 @@ def audit(
     if np.all(np.isfinite(tempered)):
         own_scales = np.maximum(_spread(tempered), spread)
         tails = lines.measure(densities, gaps, tempered, own_scales, log_z + UNCOVERED, num)
-        spent += num * NUM_POINTS
+        spent += num * NUM_POINTS + -(-tails.num_gaps // num) * num
     points, log_density = _search(target, key_search, on_one(center), scales, num, drawn)
     uncovered = gaps(np.asarray(points)) - log_z > UNCOVERED
     log_density = jnp.asarray(np.where(uncovered, log_density, -np.inf))
@@ -161,8 +161,8 @@ def expect(target: Target, rng_key: Array, base: Base, network: Callable[[], Ste
     points = jax.ShapeDtypeStruct((num, base.dim), base.dtype)
     blocks = lambda: shapes_of(steps.compiled_blocks_of, network(), num_steps)  # noqa: E731
     compile_ahead(_particles, lambda: (target, rng_key, base, num))
-    compile_ahead(values, lambda: (target, points))
     compile_ahead(values_and_gaps, lambda: (target, base, blocks(), points))
+    compile_ahead(values, lambda: (target, points))
 
 
 @partial(jit_once, static_argnames=("num",))

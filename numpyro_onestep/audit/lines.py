@@ -26,10 +26,12 @@ class Tails(NamedTuple):
     Attributes:
         share: of all mass, at least (two standard errors below the estimate).
         point: where the most of it was found, shape (D,).
+        num_gaps: points at which the flow's density was asked for.
     """
 
     share: float
     point: np.ndarray
+    num_gaps: int = 0
 
 
 NO_TAILS = Tails(0.0, np.zeros(0))
@@ -47,7 +49,7 @@ def measure(
 
     Args:
         values: points (N, D) → log γ there, (N,).
-        gaps: points (N, D) → log γ − log q there, (N,); asked for nothing but what may be a tail, since it is dear.
+        gaps: points (N, D) → log γ − log q there, (N,); asked only of what may be a tail, since it is expensive.
         draws: posterior draws, shape (N, D).
         scales: of the coordinates, shape (D,).
         least: log γ − log q from where a point is out of the flow's reach.
@@ -77,7 +79,7 @@ def measure(
     ratios = np.sum(out, axis=1)
     total = max(dim * (np.mean(ratios) - 2 * np.std(ratios) / num**0.5), 0.0)
     farthest = np.argmax(out.ravel())
-    return Tails(float(total / (1 + total)), points.reshape(-1, dim)[farthest])
+    return Tails(float(total / (1 + total)), points.reshape(-1, dim)[farthest], int(np.sum(asked)))
 
 
 def _falls(value: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from numpyro_onestep.base.conditional_scale import Whitening
 from numpyro_onestep.base.distribution import Base, as_mixture, beside, whiten
 from numpyro_onestep.base.modes import FEW_MODES, MAX_MODES, MORE_STARTS, NUM_ASCENTS, Modes
 from numpyro_onestep.base.problem import log_affinity
-from numpyro_onestep.base.tails import fit_tails, num_tail_draws
+from numpyro_onestep.base.tails import cap, fit_tails, num_tail_draws
 from numpyro_onestep.compilation import compile_ahead, in_transformation, jit, jit_once, split
 from numpyro_onestep.gaussians import fit as fits
 from numpyro_onestep.gaussians.factors import Affine
@@ -109,13 +109,14 @@ def search(
         mixture, mixture_elbo = _refine(target, key_many, _at_modes(found, at_modes))
         spent.append(_refining(dim, len(at_modes)))
         if float(mixture_elbo) > float(single_elbo):
-            return fit_tails(target, key_tails, whiten(mixture))[0]
-    base, share = fit_tails(target, key_tails, whiten(single))
+            base, _, limit = fit_tails(target, key_tails, whiten(mixture))
+            return cap(base, limit)
+    base, share, limit = fit_tails(target, key_tails, whiten(single))
     if float(share) > _GOOD_SHARE or dim > LARGE_DIM:
-        return base
+        return cap(base, limit)
     base, num_iterations = _fit_scales(target, key_scales, base)
     spent.append(int(num_iterations) * conditional_scale.BATCH_SIZE + 2 * 512)
-    return base
+    return cap(base, limit)
 
 
 def search_model(
@@ -193,8 +194,8 @@ def extend(target: Target, rng_key: Array, base: Base, regions: Mixture, spent: 
     q = q._replace(log_weights=jnp.full_like(q.log_weights, -jnp.log(len(q.log_weights))))
     key_refine, key_tails, *_ = split(rng_key)
     spent.append(_refining(base.dim, len(q.log_weights)) + num_tail_draws(target.work))
-    refined = whiten(_refine(target, key_refine, q)[0])
-    return fit_tails(target, key_tails, refined)[0]
+    base, _, limit = fit_tails(target, key_tails, whiten(_refine(target, key_refine, q)[0]))
+    return cap(base, limit)
 
 
 @jit_once

@@ -12,10 +12,10 @@ from numpyro_onestep.base.problem import WhitenedTarget, effective_share
 from numpyro_onestep.compilation import jit_once
 from numpyro_onestep.model.target import HEAVY_WORK, Target
 
-__all__ = ["fit_tails", "num_tail_draws"]
+__all__ = ["cap", "fit_tails", "num_tail_draws"]
 
 _MIN_HEAVY_SHARE = 0.1
-_MAX_HEAVY_SHARE = 0.3
+_MAX_HEAVY_SHARE, _MOST = 0.3, 0.95
 _NEAR = 0.35  # nats between log Z and the ELBO of a p0 that is near the target
 
 
@@ -25,23 +25,24 @@ def num_tail_draws(work: int) -> int:
 
 
 @jit_once
-def fit_tails(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array]:
-    """Give p0 the Student-t shares with which the weights' second moment is smallest; none that is below a tenth.
+def fit_tails(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array, Array]:
+    """Give p0 the Student-t shares with which the weights' second moment is smallest; none below a tenth in all.
 
     Estimated from draws of which half are Student-t, which reach the tails. The problem is convex in the shares (He and
     Owen 2014); each update minimises a bound that touches it, a_k ← a_k √g_k up to a factor, with −g the gradient. A
-    bent target calls for such shares as well, but loses by it in the ELBO, where the far draws miss it. They are three
-    tenths at most unless p0 is near the target, so that not too many draws are spent on tails.
+    bent target calls for such shares as well, but loses by it in the ELBO, where the far draws miss it.
 
     Returns:
-        The base, and the share of effective draws of it without that limit, less two standard errors.
+        The base, the share of effective draws of it, less two standard errors, and what `cap` limits its shares to:
+        three tenths, so that not too many draws are spent on tails, unless it is near the target.
     """
     half = base._replace(heavy_shares=jnp.full_like(base.heavy_shares, 0.25))
     u = sample(half, rng_key, num_tail_draws(target.work))
     log_parts = jax.vmap(lambda u: parts(base, u))(u)
     value = jax.vmap(WhitenedTarget(base, target).value)(u)
+    value = jnp.where(jnp.isnan(value), -jnp.inf, value)
     log_half = jax.vmap(lambda u: log_prob(half, u))(u)
-    log_square = 2 * jnp.where(jnp.isnan(value), -jnp.inf, value) - log_half
+    log_square = 2 * value - log_half
 
     def update(shares: Array, _: None) -> tuple[Array, None]:
         log_p = logsumexp(log_parts, axis=1, b=shares)
@@ -60,12 +61,19 @@ def fit_tails(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array]:
         return elbo, effective * (1 - 2 * error)
 
     shares, _ = lax.scan(update, jnp.array([0.5, 0.25, 0.25], u.dtype), None, length=100)
-    wanted = jnp.where(shares[1:] > _MIN_HEAVY_SHARE, jnp.minimum(shares[1:], 0.95), 0.0)
-    tried = wanted * jnp.array([[0, 0], [1, 1], [1, 0], [0, 1]])
+    total = jnp.where(1 - shares[0] > _MIN_HEAVY_SHARE, jnp.minimum(1 - shares[0], _MOST), 0.0)
+    both = shares[1:] / jnp.maximum(1 - shares[0], _MIN_HEAVY_SHARE)
+    tried = total * jnp.concatenate([jnp.zeros((1, 2)), both[None], jnp.eye(2)])
     all_elbos, effective = lax.map(lambda heavy: judge(base._replace(heavy_shares=heavy)), tried)
     elbos: Any = jnp.where(jnp.isnan(all_elbos), -jnp.inf, all_elbos)
-    heavy, effective = (values[jnp.argmax(elbos)] for values in (tried, effective))
+    best = jnp.argmax(elbos)
     log_z = logsumexp(value - log_half) - jnp.log(len(u))
-    most = jnp.where(log_z - jnp.max(elbos) < _NEAR, 1.0, _MAX_HEAVY_SHARE)
-    heavy = heavy * jnp.minimum(1.0, most / jnp.maximum(jnp.sum(heavy), _MIN_HEAVY_SHARE))
-    return base._replace(heavy_shares=heavy), effective
+    limit = jnp.where(log_z - elbos[best] < _NEAR, _MOST, _MAX_HEAVY_SHARE)
+    return base._replace(heavy_shares=tried[best]), effective[best], limit
+
+
+@jit_once
+def cap(base: Base, limit: Array) -> Base:
+    """The base with a Student-t share of `limit` at most."""
+    total = jnp.sum(base.heavy_shares)
+    return base._replace(heavy_shares=base.heavy_shares * jnp.minimum(1.0, limit / jnp.maximum(total, limit)))

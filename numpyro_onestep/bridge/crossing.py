@@ -23,9 +23,9 @@ from numpyro_onestep.devices import shard
 from numpyro_onestep.flow.density import Flow, PulledBack
 from numpyro_onestep.flow.steps import own_steps
 
-__all__ = ["MIN_ACCEPTANCE", "NUM_LAST", "Crossing", "Sweeps", "cross", "expect", "is_crossed", "sweep"]
+__all__ = ["MIN_ACCEPTANCE", "NUM_CLOUDS", "NUM_LAST", "Crossing", "Sweeps", "cross", "expect", "is_crossed", "sweep"]
 
-_NUM_CLOUDS = 8
+NUM_CLOUDS = 8  # in all
 _NUM_PARTICLES = 128  # of each cloud
 _DRAWS_EACH = 4  # that set out for one particle to go on
 MIN_ACCEPTANCE = 0.2  # share of the last moves
@@ -60,7 +60,7 @@ def is_crossed(crossing: Crossing) -> bool:
     return float(crossing.clouds.annealing) == 1 and float(crossing.clouds.accept_prob) > MIN_ACCEPTANCE
 
 
-def cross(trained: Flow, rng_key: Array, num_steps: int = 1, num_clouds: int = _NUM_CLOUDS) -> Crossing:
+def cross(trained: Flow, rng_key: Array, num_steps: int = 1, num_clouds: int = NUM_CLOUDS) -> Crossing:
     """Cross from p0 to the target and back, in clouds of 128 particles each.
 
     Args:
@@ -94,7 +94,12 @@ def _there(trained: Flow, rng_key: Array, num_steps: int, num_clouds: int) -> Cl
 @partial(jit, static_argnames=("num_steps",))
 def _back(trained: Flow, rng_key: Array, clouds: Clouds, num_steps: int) -> Array:
     """The upper bounds from the way back; a program of its own, which another thread compiles meanwhile."""
-    return clouds_.descend(path_of(trained, num_steps), random.split(rng_key, 3)[2], clouds)
+    return clouds_.descend(path_of(trained, num_steps), random.split(rng_key, 3)[2], _cut(clouds))
+
+
+def _cut(clouds: Clouds) -> Clouds:
+    """The clouds, shared out among devices."""
+    return clouds._replace(at=jax.tree.map(shard, clouds.at), ancestors=shard(clouds.ancestors))
 
 
 class Sweeps(NamedTuple):
@@ -115,7 +120,7 @@ def expect(trained: Callable[[], Flow], rng_key: Array, num_draws: int, num_step
 
     def there() -> tuple:
         flow = trained()
-        return flow, rng_key, own_steps(flow.network, num_steps), _NUM_CLOUDS
+        return flow, rng_key, own_steps(flow.network, num_steps), NUM_CLOUDS
 
     def back() -> tuple:
         flow, _, own, _ = there()
@@ -143,5 +148,5 @@ def sweep(trained: Flow, rng_key: Array, clouds: Clouds, num_sweeps: int, num_st
         accept_prob = jnp.broadcast_to(clouds.accept_prob, log_w.shape)
         return clouds, Sweeps(points, energy, log_w, accept_prob, clouds.at.x)
 
-    _, drawn = lax.scan(body, clouds, random.split(rng_key, num_sweeps))
+    _, drawn = lax.scan(body, _cut(clouds), random.split(rng_key, num_sweeps))
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2), drawn)

@@ -67,8 +67,9 @@ def score(q: Mixture, x: Array) -> Array:
 
 
 def sample(q: Mixture, rng_key: Array, num_draws: int, inflate: float | Array = 1.0) -> Array:
-    """Exact draws, shape (num_draws, D); `inflate` stretches the components: a number, or one for each draw, (N, 1).
+    """Exact draws, shape (num_draws, D).
 
+    `inflate` stretches the components: a number, or one for each draw, (N, 1), or for each of its coordinates, (N, D).
     The noise is that of a single normal with the same key, so that components without weight change nothing.
     """
     k = random.categorical(random.fold_in(rng_key, 2), q.log_weights, shape=(num_draws,))

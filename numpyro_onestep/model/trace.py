@@ -1,5 +1,6 @@
 """What one trace of a model tells about its evidence: caveats, notes, masks, the observed values."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,21 +78,28 @@ def _listed(names: list[str]) -> str:
 def factor_notes(model_trace: dict[str, dict[str, Any]]) -> tuple[str, ...]:
     """What to know of a model with `factor` terms; empty without, or with those of reparameterisations alone.
 
-    What NumPyro's put in place of a prior is normalised as that was, and an underscore begins its name; of a circular
-    one there is a caveat.
+    These are the prior in other coordinates, as well normalised as it was.
     """
     names = [
         name
         for name, site in model_trace.items()
         if site["type"] == "sample"
         and isinstance(_base_distribution(site["fn"]), dist.Unit)
-        and not name.startswith("_")
-        and f"{name.removesuffix('_factor')}_unwrapped" not in model_trace
+        and not _is_reparameterised(name, model_trace)
     ]
     if not names:
         return ()
     sites = ", ".join(f"'{name}'" for name in names)
     return (f"note: the model has `factor` terms ({sites}): log_z counts them as they are, normalised or not.",)
+
+
+def _is_reparameterised(name: str, model_trace: dict[str, Any]) -> bool:
+    """Whether a `factor` of this name is what is left of a site's prior, by the names that NumPyro and we give it."""
+    scope, _, own = name.rpartition("/")
+    prefix = f"{scope}/" if scope else ""
+    circular = f"{name.removesuffix('_factor')}_unwrapped" in model_trace
+    written = re.fullmatch(r"_(.+)_(log_prob|log_det|prior)", own)
+    return circular or (written is not None and f"{prefix}{written[1]}" in model_trace)
 
 
 def observed_values(model_trace: dict[str, dict[str, Any]]) -> np.ndarray | None:

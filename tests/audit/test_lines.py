@@ -27,6 +27,11 @@ def student(x):
     return -1.5 * np.log1p(x**2 / 2) - 1.5 * np.log(2)  # two degrees of freedom
 
 
+def test_the_flow_is_hardly_asked_where_nothing_is_long():
+    found = measured(normal, normal, RNG.normal(size=(128, DIM)))
+    assert found.num_gaps < 0.01 * NUM * lines.NUM_POINTS
+
+
 def test_a_density_that_the_flow_fits_has_no_tails():
     draws = RNG.normal(size=(128, DIM))
     assert measured(normal, normal, draws).share == 0

@@ -67,6 +67,20 @@ def test_draws_density_and_score_agree(getkey, q):
         assert np.all(np.abs(np.mean(draws, axis=0) - value) < 5 * np.std(draws, axis=0) / np.sqrt(num))
 
 
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("inflate", [1.0, 1.3])
+def test_draws_with_all_parts_have_the_density_they_claim(getkey, q, padded, inflate):
+    base, num = base_.whiten(q)._replace(heavy_shares=jnp.array([0.2, 0.5])), 40_000
+    base = base_.pad(base) if padded else base_.beside(base, 3)
+    u = base_.sample(base, getkey(), num, inflate)
+    assert u.shape == (num, base.dim)
+    log_p = jax.vmap(lambda u: base_.log_prob(base, u, inflate))(u)
+    for scale in (0.7, 1.5):  # the mean of r/p0 over draws is one for any density r
+        log_r = jnp.sum(jax.scipy.stats.norm.logpdf(u, scale=scale), axis=1)
+        ratio = np.exp(log_r - log_p)
+        assert abs(ratio.mean() - 1) < 5 * ratio.std() / np.sqrt(num)
+
+
 @pytest.mark.parametrize("shares", [(0.4, 0.0), (0.0, 0.4), (0.3, 0.3)])
 def test_heavy_draws_have_the_density_they_claim(getkey, q, shares):
     base, num = base_.whiten(q)._replace(heavy_shares=jnp.array(shares)), 40_000

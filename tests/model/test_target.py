@@ -131,9 +131,23 @@ def whitened_by_hand():
     likelihood(mu)
 
 
-@pytest.mark.parametrize("model", [whitened_by_hand, circular])
+def in_a_scope():
+    with numpyro.handlers.scope(prefix="inner"):
+        whitened_by_hand()
+
+
+@pytest.mark.parametrize("model", [whitened_by_hand, in_a_scope, circular])
 def test_a_factor_of_a_reparameterisation_is_not_noted(model):
     assert setup_of(model).notes == ()
+
+
+@pytest.mark.parametrize("name", ["_penalty", "_other_log_prob"])
+def test_a_factor_whose_name_begins_with_an_underscore_is_noted(name):
+    def model():
+        likelihood(mu := numpyro.sample("mu", dist.Normal(0, 1)))
+        numpyro.factor(name, -(mu**2))
+
+    assert f"('{name}')" in setup_of(model).notes[0]
 
 
 @pytest.mark.slow
