@@ -54,7 +54,7 @@ class Base(NamedTuple):
         annealed: whether p0 only spans the target's modes, so that training must anneal from p0 to the target.
         rotation: orthogonal, shape (C, C); its columns are the axes along which the target factorises best. None where
             that would be too large a matrix.
-        heavy_shares: of p0, what is Student-t: in every direction, and coordinate for coordinate; shape (2,).
+        heavy_shares: of p0, what is Student-t: in all directions alike, and each coordinate on its own; shape (2,).
         beside: zeros, one for each of the D − C further coordinates, which are standard normal, independent of the
             others, and left as they are.
     """

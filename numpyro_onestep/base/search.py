@@ -22,7 +22,7 @@ from numpyro_onestep.base.conditional_scale import Whitening
 from numpyro_onestep.base.distribution import Base, as_mixture, beside, whiten
 from numpyro_onestep.base.modes import FEW_MODES, MAX_MODES, MORE_STARTS, NUM_ASCENTS, Modes
 from numpyro_onestep.base.problem import log_affinity
-from numpyro_onestep.base.tails import cap, fit_tails, num_tail_draws
+from numpyro_onestep.base.tails import cap, fit_tails, with_tails
 from numpyro_onestep.compilation import compile_ahead, in_transformation, jit, jit_once, split
 from numpyro_onestep.gaussians import fit as fits
 from numpyro_onestep.gaussians.factors import Affine
@@ -100,23 +100,22 @@ def search(
     if int(num_distinct) == MAX_MODES and int(np.sum(found.distinct)) > MAX_MODES // 2:
         spent.append(dim * NUM_HESSIANS)
         return spread_over(target, random.fold_in(key_one, 1), starts, ends, found)
-    num_tails = num_tail_draws(target.work)
     short = fits.num_candidates(dim, target.work) * (fits.NUM_SHORT * fits.num_draws(dim) + 512)
-    spent.append(short + _refining(dim, 1) + num_tails)
+    spent.append(short + _refining(dim, 1))
     single, single_elbo = _fit_one(target, init_scale, key_one, found, starts)
     if np.sum(found.valid) > 1:
         at_modes = np.flatnonzero(found.valid)
         mixture, mixture_elbo = _refine(target, key_many, _at_modes(found, at_modes))
         spent.append(_refining(dim, len(at_modes)))
         if float(mixture_elbo) > float(single_elbo):
-            base, _, limit = fit_tails(target, key_tails, whiten(mixture))
-            return cap(base, limit)
-    base, share, limit = fit_tails(target, key_tails, whiten(single))
+            base, _, gap = with_tails(target, key_tails, mixture, spent)
+            return cap(base, gap)
+    base, share, gap = with_tails(target, key_tails, single, spent)
     if float(share) > _GOOD_SHARE or dim > LARGE_DIM:
-        return cap(base, limit)
+        return cap(base, gap)
     base, num_iterations = _fit_scales(target, key_scales, base)
     spent.append(int(num_iterations) * conditional_scale.BATCH_SIZE + 2 * 512)
-    return cap(base, limit)
+    return cap(base, gap)
 
 
 def search_model(
@@ -193,9 +192,9 @@ def extend(target: Target, rng_key: Array, base: Base, regions: Mixture, spent: 
     # every component gets its chance: weights follow the mass within the fit
     q = q._replace(log_weights=jnp.full_like(q.log_weights, -jnp.log(len(q.log_weights))))
     key_refine, key_tails, *_ = split(rng_key)
-    spent.append(_refining(base.dim, len(q.log_weights)) + num_tail_draws(target.work))
-    base, _, limit = fit_tails(target, key_tails, whiten(_refine(target, key_refine, q)[0]))
-    return cap(base, limit)
+    spent.append(_refining(base.dim, len(q.log_weights)))
+    base, _, gap = with_tails(target, key_tails, _refine(target, key_refine, q)[0], spent)
+    return cap(base, gap)
 
 
 @jit_once

@@ -4,22 +4,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.scipy.special import logsumexp
 
-from numpyro_onestep.base.distribution import Base, log_prob, parts, sample
+from numpyro_onestep.base.distribution import Base, log_prob, parts, sample, whiten
 from numpyro_onestep.base.problem import WhitenedTarget, effective_share
 from numpyro_onestep.compilation import jit_once
+from numpyro_onestep.gaussians.factors import LowRank
+from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import HEAVY_WORK, Target
 
-__all__ = ["cap", "fit_tails", "num_tail_draws"]
+__all__ = ["cap", "fit_tails", "with_tails"]
 
 _MIN_HEAVY_SHARE = 0.1
 _MAX_HEAVY_SHARE, _MOST = 0.3, 0.95
 _NEAR = 0.35  # nats between log Z and the ELBO of a p0 that is near the target
 
 
-def num_tail_draws(work: int) -> int:
+def _num_draws(work: int) -> int:
     """Draws from which the tails are judged, for a target whose evaluation computes `work` numbers."""
     return 1024 if work > HEAVY_WORK else 4096
 
@@ -33,11 +36,10 @@ def fit_tails(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array, 
     bent target calls for such shares as well, but loses by it in the ELBO, where the far draws miss it.
 
     Returns:
-        The base, the share of effective draws of it, less two standard errors, and what `cap` limits its shares to:
-        three tenths, so that not too many draws are spent on tails, unless it is near the target.
+        The base, the share of effective draws of it, less two standard errors, and by how much its ELBO is below log Z.
     """
     half = base._replace(heavy_shares=jnp.full_like(base.heavy_shares, 0.25))
-    u = sample(half, rng_key, num_tail_draws(target.work))
+    u = sample(half, rng_key, _num_draws(target.work))
     log_parts = jax.vmap(lambda u: parts(base, u))(u)
     value = jax.vmap(WhitenedTarget(base, target).value)(u)
     value = jnp.where(jnp.isnan(value), -jnp.inf, value)
@@ -68,12 +70,30 @@ def fit_tails(target: Target, rng_key: Array, base: Base) -> tuple[Base, Array, 
     elbos: Any = jnp.where(jnp.isnan(all_elbos), -jnp.inf, all_elbos)
     best = jnp.argmax(elbos)
     log_z = logsumexp(value - log_half) - jnp.log(len(u))
-    limit = jnp.where(log_z - elbos[best] < _NEAR, _MOST, _MAX_HEAVY_SHARE)
-    return base._replace(heavy_shares=tried[best]), effective[best], limit
+    return base._replace(heavy_shares=tried[best]), effective[best], log_z - elbos[best]
+
+
+def with_tails(target: Target, rng_key: Array, q: Mixture, spent: list[int]) -> tuple[Base, Array, Array]:
+    """`fit_tails` of the base that these Gaussians make; the target gradients that it takes are appended to `spent`.
+
+    Where coordinates have long tails of their own, the correlations that a fit has by chance carry each far coordinate
+    into all others. So it is tried without any too.
+    """
+    found = fit_tails(target, rng_key, whiten(q))
+    spent.append(_num_draws(target.work))
+    if isinstance(q.scale_trils, LowRank) or np.asarray(found[0].heavy_shares)[1] == 0:
+        return found
+    straight: Any = np.asarray(q.scale_trils) * np.eye(q.means.shape[1], dtype=q.means.dtype)
+    alone = fit_tails(target, rng_key, whiten(q._replace(scale_trils=straight)))
+    spent.append(_num_draws(target.work))
+    return min(found, alone, key=lambda tried: float(tried[2]))
 
 
 @jit_once
-def cap(base: Base, limit: Array) -> Base:
-    """The base with a Student-t share of `limit` at most."""
-    total = jnp.sum(base.heavy_shares)
+def cap(base: Base, gap: Array) -> Base:
+    """The base with Student-t shares of three tenths at most, so that not too many draws are spent on tails.
+
+    Unless its ELBO is near log Z, below it by `gap`: then it has the tails that the target has.
+    """
+    limit, total = jnp.where(gap < _NEAR, _MOST, _MAX_HEAVY_SHARE), jnp.sum(base.heavy_shares)
     return base._replace(heavy_shares=base.heavy_shares * jnp.minimum(1.0, limit / jnp.maximum(total, limit)))
