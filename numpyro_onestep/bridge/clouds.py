@@ -16,11 +16,13 @@ import numpy as np
 from jax import Array, lax, random
 from jax.scipy.special import logsumexp
 
+from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.problem import tail_of
 from numpyro_onestep.bridge import hamiltonian
 from numpyro_onestep.bridge.hamiltonian import NUM_LEAPFROG, Path, Point
+from numpyro_onestep.devices import shard
 
-__all__ = ["FIRST_ANGLE", "PER_ROUND", "Clouds", "climb", "descend", "move"]
+__all__ = ["FIRST_ANGLE", "PER_ROUND", "Clouds", "climb", "descend", "exchange", "move"]
 
 _NUM_MOVES = 2  # in each round
 PER_ROUND = NUM_LEAPFROG * _NUM_MOVES  # gradients that each particle takes
@@ -190,6 +192,23 @@ def move(path: Path, clouds: Clouds, rng_key: Array, adapting: bool = True) -> C
     at, log_angle, accept_prob = lax.fori_loop(0, _NUM_MOVES, body, start)
     at = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), at)
     return clouds._replace(at=at, log_angle=log_angle, accept_prob=accept_prob)
+
+
+def exchange(path: Path, clouds: Clouds, rng_key: Array) -> Clouds:
+    """Exchange particles at the target for fresh draws of p0, by Metropolis and Hastings' rule.
+
+    So the shares of separate modes, which no local move changes, are in the end those of many more draws than there are
+    particles.
+    """
+    key_draw, key_accept = random.split(rng_key)
+    shape = clouds.ancestors.shape
+    drawn = shard(base_.sample(path.base, key_draw, clouds.ancestors.size))
+    fresh = jax.vmap(partial(hamiltonian.look, path))(drawn)
+    fresh = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), fresh)
+    ratio, before = (at.log_target - at.log_base for at in (fresh, clouds.at))
+    accept = jnp.log(random.uniform(key_accept, shape, ratio.dtype)) < ratio - before  # not where it is nan
+    pick = lambda new, old: jnp.where(accept.reshape(*shape, *[1] * (new.ndim - 2)), new, old)  # noqa: E731
+    return clouds._replace(at=jax.tree.map(pick, fresh, clouds.at))
 
 
 def descend(path: Path, rng_key: Array, clouds: Clouds) -> Array:

@@ -137,12 +137,14 @@ def expect(trained: Callable[[], Flow], rng_key: Array, num_draws: int, num_step
 
 @partial(jit, static_argnames=("num_sweeps", "num_steps"))
 def sweep(trained: Flow, rng_key: Array, clouds: Clouds, num_sweeps: int, num_steps: int = 1) -> Sweeps:
-    """Move the particles of a bridge on, and keep all of them after each sweep of moves."""
+    """Move the particles of a bridge on, or exchange them for fresh draws, and keep all of them after each sweep."""
     path = path_of(trained, num_steps)
     target: PulledBack = path.target  # type: ignore[assignment]
 
     def body(clouds: Clouds, key: Array) -> tuple[Clouds, Sweeps]:
-        clouds = clouds_.move(path, clouds, key, adapting=False)
+        key_exchange, key_move = random.split(key)
+        clouds = clouds_.exchange(path, clouds, key_exchange)
+        clouds = clouds_.move(path, clouds, key_move, adapting=False)
         points, energy = jax.vmap(jax.vmap(target.carry))(clouds.at.x, clouds.at.log_target)
         log_w = clouds.at.log_target - clouds.at.log_base
         accept_prob = jnp.broadcast_to(clouds.accept_prob, log_w.shape)

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from models import bananas
 
 from numpyro_onestep.base import distribution as base_
@@ -45,3 +46,20 @@ def test_a_bridge_is_exact_where_the_flow_is_not(getkey):
     for chain, cloud in ((0, 0), (0, 1), (1, 2), (3, 7)):
         assert np.any(np.all(np.asarray(chains.points)[chain, :, None] == x[cloud].reshape(-1, DIM)[None], axis=2))
     assert chains.last_fields["x"].shape == (4, DIM)
+
+
+def test_sweeps_bring_separate_modes_to_their_shares(getkey):
+    def modes(z):
+        return jnp.logaddexp(jnp.log(0.2) - 0.5 * jnp.sum((z + 5) ** 2), jnp.log(0.8) - 0.5 * jnp.sum((z - 5) ** 2))
+
+    centers = jnp.array([[-5.0, -5.0], [5.0, 5.0]])
+    base = base_.whiten(Mixture(jnp.log(jnp.array([0.5, 0.5])), centers, jnp.stack([jnp.eye(2)] * 2)))
+    flow = Flow(
+        StepNetwork(2, num_blocks=1, width=4, rng_key=getkey(), identity=True), Problem(base, safe_log_density(modes))
+    )
+    clouds = cross(flow, getkey()).clouds
+    # all particles at the larger mode, as if the way had lost the other
+    lost = clouds._replace(at=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1, -1:], leaf.shape), clouds.at))
+    first = sweep(flow, getkey(), lost, 40).points[..., 0]
+    share = np.mean(np.asarray(first)[..., 10:] < 0)
+    assert share == pytest.approx(0.2, abs=0.02)
