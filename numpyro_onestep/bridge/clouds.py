@@ -22,10 +22,11 @@ from numpyro_onestep.bridge import hamiltonian
 from numpyro_onestep.bridge.hamiltonian import NUM_LEAPFROG, Path, Point
 from numpyro_onestep.devices import shard
 
-__all__ = ["FIRST_ANGLE", "PER_ROUND", "Clouds", "climb", "descend", "exchange", "move"]
+__all__ = ["FIRST_ANGLE", "PER_ROUND", "PER_SWEEP", "Clouds", "climb", "descend", "exchange", "move"]
 
 _NUM_MOVES = 2  # in each round
 PER_ROUND = NUM_LEAPFROG * _NUM_MOVES  # gradients that each particle takes
+PER_SWEEP = PER_ROUND + 1  # the same at the target, with an exchange
 _MAX_ROUNDS = 60
 _FIRST_ESS = 0.6  # share of effective draws after the first weighing
 _LIGHT_SHAPE, _LIGHT_TAIL = 0.5, 0.02  # Pareto shape of a tail that is seen well enough, and nats that may be unseen

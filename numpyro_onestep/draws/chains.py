@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from numpyro_onestep.bridge.clouds import PER_ROUND
+from numpyro_onestep.bridge.clouds import PER_SWEEP
 from numpyro_onestep.bridge.crossing import Sweeps
 from numpyro_onestep.compilation import jit
 from numpyro_onestep.draws import metropolis
@@ -109,7 +109,7 @@ def collect_sweeps(
         "log_weight": all_.log_weights,
         "accept_prob": all_.accept_prob,
         "diverging": jnp.zeros(shape, bool),
-        "num_steps": jnp.full(shape, PER_ROUND),
+        "num_steps": jnp.full(shape, PER_SWEEP),
     }
     last = {"x": all_.x[:, -1], "flow": flow[:, -1], "log_angle": angle[:, -1]}
     return _thinned(all_.points, fields, last, thinning, num_before, num_counted, mean_before)
