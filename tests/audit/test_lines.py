@@ -28,7 +28,7 @@ def student(x):
 
 
 def test_the_flow_is_hardly_asked_where_nothing_is_long():
-    found = measured(normal, normal, RNG.normal(size=(128, DIM)))
+    found = measured(normal, normal, np.random.default_rng(1).normal(size=(128, DIM)))
     assert found.num_gaps < 0.01 * NUM * lines.NUM_POINTS
 
 
