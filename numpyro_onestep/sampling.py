@@ -1,6 +1,7 @@
 """All that a run does after its warmup: proposals, a bridge where they are not enough, and corrected chains."""
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any
 
 import jax
@@ -15,31 +16,41 @@ from numpyro_onestep.compilation import compile_ahead, split
 from numpyro_onestep.draws import chains, proposal, weights
 from numpyro_onestep.draws.chains import Chains
 from numpyro_onestep.draws.proposal import are_poor, pool, want_bridge
+from numpyro_onestep.draws.weights import log_mean_weight
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.steps import own_steps
 
 __all__ = ["bridges_of", "chains_of", "expect"]
 
 _MIN_CLOUDS = 2  # of each flow
+_LARGE_SPREAD = 0.05  # standard error of log Z in nats, by the clouds' spread, for which bridges are crossed again
+_MAX_TIMES = 4
 _SURELY_ENOUGH = 0.75  # share of effective draws from which on few runs need a bridge for anything else
 
 
 def bridges_of(flows: Sequence[Flow], rng_key: Array, num_steps: int, progress_bar: bool = False) -> list[Crossing]:
-    """A bridge from each flow to the target, eight clouds in all.
+    """A bridge from each flow to the target, eight clouds in all, and the same again where the clouds differ much.
 
     Args:
-        flows: independently trained.
+        flows: independently trained, which take turns.
         rng_key: random key.
         num_steps: the budget; of a refined one the map's steps are as many.
         progress_bar: whether to show progress.
     """
     num_clouds = max(_MIN_CLOUDS, NUM_CLOUDS // len(flows))
-    keys = split(rng_key)[:1] if len(flows) == 1 else random.split(rng_key, len(flows))
-    crossings = []
+    crossings: list[Crossing] = []
     with tqdm(total=len(flows), desc="bridge", disable=not progress_bar) as bar:
-        for flow, key in zip(flows, keys, strict=True):
-            crossings.append(jax.block_until_ready(cross(flow, key, own_steps(flow.network, num_steps), num_clouds)))
-            bar.update()
+        for time in range(_MAX_TIMES):
+            again = random.fold_in(rng_key, time) if time > 0 else rng_key
+            keys = split(again)[:1] if len(flows) == 1 else random.split(again, len(flows))
+            for flow, key in zip(flows, keys, strict=True):
+                crossing = cross(flow, key, own_steps(flow.network, num_steps), num_clouds)
+                crossings.append(jax.block_until_ready(crossing))
+                bar.update()
+            spread = log_mean_weight(np.concatenate([np.asarray(c.clouds.log_z) for c in crossings]))[1]
+            if not (spread > _LARGE_SPREAD and all(map(is_crossed, crossings))):
+                break
+            bar.total = len(crossings) + len(flows)
     return crossings
 
 
@@ -115,11 +126,12 @@ def chains_of(
     if crossings is None or not all(map(is_crossed, crossings)):
         how = correction, shape, num_steps, thinning, len(flows)
         return chains.collect(key_correct, proposals, *how, *before), crossings
-    num_sweeps = -(-shape[0] * shape[1] // sum(crossing.clouds.ancestors.size for crossing in crossings))
-    keys = split(key_correct)[:1] if len(flows) == 1 else random.split(key_correct, len(flows))
+    # further bridges change no shapes: all go on for as long as the first ones have to
+    num_sweeps = -(-shape[0] * shape[1] // sum(crossing.clouds.ancestors.size for crossing in crossings[: len(flows)]))
+    keys = split(key_correct)[:1] if len(crossings) == 1 else random.split(key_correct, len(crossings))
     swept = [
         sweep(flow, key, crossing.clouds, num_sweeps, own_steps(flow.network, num_steps))
-        for flow, key, crossing in zip(flows, keys, crossings, strict=True)
+        for flow, key, crossing in zip(cycle(flows), keys, crossings, strict=False)
     ]
     angles = [crossing.clouds.log_angle for crossing in crossings]
-    return chains.collect_sweeps(swept, angles, shape, thinning, *before), crossings
+    return chains.collect_sweeps(swept, angles, shape, len(flows), thinning, *before), crossings

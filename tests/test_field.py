@@ -82,7 +82,6 @@ def test_a_change_point_without_gradient(change_point_run):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="it is .0502")
 def test_the_change_points_error_is_at_most_five_hundredths(change_point_run):
     assert change_point_run[1].std_error <= 0.05
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from models import bananas
 from numpyro_onestep import compilation, sampling, threads
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.problem import Problem
-from numpyro_onestep.bridge.crossing import is_crossed
+from numpyro_onestep.bridge.crossing import Crossing, is_crossed
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.network import StepNetwork
 from numpyro_onestep.gaussians.mixture import Mixture
@@ -43,3 +45,20 @@ def test_what_is_compiled_ahead_is_what_is_called(correction, bridge, num_draws,
     _, crossings = now()
     assert len(compilation._traces) - before == (bridge == "always")  # how particles become chains is not expected
     assert (bridge == "always") == (crossings is not None and all(map(is_crossed, crossings)))
+
+
+@pytest.mark.parametrize(
+    ("spread", "crossed", "times"), [(0.01, True, 1), (0.3, True, 2), (9.0, True, 4), (9.0, False, 1)]
+)
+def test_bridges_are_crossed_again_while_clouds_differ_much(spread, crossed, times, monkeypatch):
+    keys = []
+
+    def cross(flow, key, *_):
+        keys.append(tuple(random.key_data(key).tolist()))
+        clouds = SimpleNamespace(log_z=spread * np.linspace(-1, 1, 8) / len(keys), annealing=crossed, accept_prob=0.8)
+        return Crossing(clouds, np.zeros(8))
+
+    monkeypatch.setattr(sampling, "cross", cross)
+    flow = Flow(StepNetwork(DIM, num_blocks=1, width=4, rng_key=random.key(0)), Problem(BASE, TARGET))
+    assert len(sampling.bridges_of([flow], random.key(0), 1)) == times
+    assert len(set(keys)) == times

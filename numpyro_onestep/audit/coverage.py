@@ -141,11 +141,11 @@ def audit(
         nowhere = nowhere._replace(log_weights=nothing - np.inf)
         return Audit(0.0, nothing, nowhere, log_ratios, families, tails, spent)
     starts = points[picked[: modes.num_polished(target, int(num_distinct), base.dim)]]
-    regions, num_modes, polishing = regions_.fit(target, scales, key_fit, starts, int(num_distinct))
+    regions, num_once, polishing = regions_.fit(target, scales, key_fit, starts, int(num_distinct), np.asarray(points))
     fitting = len(regions.means) * fits.NUM_SHORT * fits.num_draws(base.dim)
     spent += polishing + fitting + regions_.NUM_CHUNKS * num
     share, shares = regions_.measure(target, key_measure, base, blocks, log_z, regions)
-    countless = num_modes > MAX_MODES // 2 and not bool(base.annealed)
+    countless = num_once > MAX_MODES // 2 and not bool(base.annealed)
     return Audit(share, shares, regions, log_ratios, families, tails, spent, countless)
 
 

@@ -39,21 +39,24 @@ def values_and_gaps(target: Target, base: Base, blocks: BlockParams, z: Array) -
     return jax.vmap(one)(z)
 
 
-def fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_usable: int) -> tuple[Mixture, int, int]:
+def fit(
+    target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_usable: int, ends: np.ndarray
+) -> tuple[Mixture, int, int]:
     """Gaussians fitted to the surroundings of the first starts; equal weights, none where another is already.
 
     Proper modes come first, by their Laplace mass: the pole of a hierarchical density, higher than any of them, must
     not take their place.
 
     Returns:
-        The Gaussians, how many proper modes there are, and the target gradients that it took to polish them.
+        The Gaussians, how many proper modes one of all `ends` alone has led to, and the target gradients that it took
+        to polish them.
     """
     found = modes.polish(target, starts)
     usable = np.arange(len(starts)) < num_usable
     num = num_candidates(starts.shape[1], target.work)
     if isinstance(found.scale_trils, LowRank):  # no modes are told apart
         order = np.arange(min(num, len(starts)))
-        singles, proper = _narrow(jnp.asarray(starts[order]), 0.15 * scales), np.zeros(0)
+        singles, proper = _narrow(jnp.asarray(starts[order]), 0.15 * scales), found.distinct
     else:
         log_mass = found.log_density + np.log(np.diagonal(found.scale_trils, axis1=1, axis2=2)).sum(1)
         proper = found.distinct & usable & np.isfinite(log_mass)
@@ -72,7 +75,7 @@ def fit(target: Target, scales: np.ndarray, rng_key: Array, starts: Array, num_u
     log_weights = np.full(len(means), -np.inf, means.dtype)
     log_weights[kept] = -np.log(max(len(kept), 1))
     regions = Mixture(*jax.tree.map(jnp.asarray, (log_weights, means, trils)))
-    return regions, int(np.sum(proper)), int(found.num_gradients)
+    return regions, int(np.sum(proper & modes.seen_once(found, ends))), int(found.num_gradients)
 
 
 _narrow = jit_once(fits.narrow)

@@ -31,6 +31,7 @@ __all__ = [
     "num_polished",
     "num_starts",
     "polish",
+    "seen_once",
     "select",
     "takes_hessians",
 ]
@@ -251,3 +252,21 @@ def _laplace(peaks: _Peaks) -> Modes:
     scale_trils = jnp.linalg.cholesky(jnp.einsum("mji,mjk->mik", inverse, inverse))
     num_gradients = (1 + dim) * jnp.sum(num_iterations) + jnp.sum(num_iterations == 0)
     return Modes(points, log_density, scale_trils, distinct, distinct & heavy, num_gradients)
+
+
+def seen_once(found: Modes, ends: np.ndarray) -> np.ndarray:
+    """Which of the distinct modes at most one ascent has led to, shape (M,).
+
+    An ascent from a further start leads to a further mode about as often as those before it have led to such a one
+    (Good 1953): where most modes are seen once there are many more, where each is reached over and over there are none.
+
+    Args:
+        found: the modes.
+        ends: where the ascents ended, (N, D); one belongs to a mode if it is within a standard deviation.
+    """
+    if not np.any(found.distinct):
+        return found.distinct
+    trils: Any = found.scale_trils
+    offsets = np.swapaxes(ends - found.points[:, None], 1, 2)  # (M, D, N)
+    reached = np.sum(np.linalg.norm(np.linalg.solve(trils, offsets), axis=1) < 1, axis=1)
+    return found.distinct & (reached <= 1)

@@ -20,7 +20,7 @@ _MIN_ANCESTORS = 0.1  # of the particles of a cloud
 _ENOUGH_REACHED = 0.5  # of the mass that the audit saw out of the flow's reach
 _SOME_REACHED, _LITTLE = 0.25, 0.02  # the same where what is left is no more than that share of all mass
 _MAX_DRIFT = 0.25  # nats
-_TELLING = 0.25  # share of the flow's draws that are effective, from which log Z by these alone is worth comparing
+_TELLING = 0.25  # share of the flow's draws that are effective, from which log Z by these alone counts too
 
 
 def estimate_bridged(
@@ -52,9 +52,10 @@ def estimate_bridged(
     std_error = float(max(spread, np.sqrt(np.mean([error**2 for error, _ in weighings]) / len(clouds))))
     ratios = np.concatenate([np.asarray(c.at.log_target - c.at.log_base, np.float64) for c in clouds])
     rounded = checks.rounding(ratios) if lost is None else lost.std_error
-    # places that few draws come from are missed by all clouds alike, or seen by one of two estimates
-    apart = log_z - alone.log_z if alone.ess > _TELLING * alone.num_proposals else 0.0
-    std_error = float(np.linalg.norm([std_error, hidden, rounded, apart]))
+    std_error = float(np.hypot(std_error, hidden))
+    if alone.ess > _TELLING * alone.num_proposals:
+        log_z, std_error = _of_both((log_z, std_error), (alone.log_z, alone.std_error))
+    std_error = float(np.hypot(std_error, rounded))
     num = sum(c.ancestors.size for c in clouds)
     upper = np.concatenate([np.asarray(c.upper, np.float64) for c in crossings])
     result = alone._replace(
@@ -85,6 +86,18 @@ def estimate_bridged(
     return result._replace(
         reliable=not failures, draws_reliable=not failures, warnings=(*failures, note, *tail_notes, *notes)
     )
+
+
+def _of_both(*estimates: tuple[float, float]) -> tuple[float, float]:
+    """Log Z and its error from two estimates, that of the bridge and that of the flow alone.
+
+    Places that few draws come from are missed by all clouds alike, or seen by one of the two. So half the square of
+    their distance, the variance between methods, is added to both squared errors (DerSimonian and Laird 1986).
+    """
+    values, errors = np.array(estimates).T
+    variances = errors**2 + np.var(values, ddof=1)
+    weights = 1 / np.maximum(variances, np.finfo(float).tiny)
+    return float(weights @ values / np.sum(weights)), float(np.sum(weights) ** -0.5)
 
 
 def _weighings(clouds: Clouds) -> tuple[float, float]:

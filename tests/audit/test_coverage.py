@@ -92,7 +92,7 @@ def test_regions_without_a_width_are_left_out(monkeypatch):
     fitted = Mixture(jnp.zeros((3, 1)), means[:, None], trils[:, None])
     monkeypatch.setattr(regions.fits, "fit_each", lambda *_: (fitted, None))
     flat = safe_log_density(lambda z: -0.5 * (z[0] + z[1]) ** 2)  # along one direction it does not fall off
-    found, *_ = regions.fit(flat, np.ones(DIM), random.key(0), means, 3)
+    found, *_ = regions.fit(flat, np.ones(DIM), random.key(0), means, 3, np.asarray(means))
     np.testing.assert_array_equal(found.log_weights, [-np.inf, -np.inf, 0])
 
 

@@ -56,6 +56,14 @@ def test_polish_marks_duplicates(getkey):
     np.testing.assert_allclose(found.points, np.repeat(FOUR.means, 2, axis=0), atol=1e-2)
 
 
+def test_modes_that_one_ascent_alone_has_led_to():
+    found = modes.polish(safe_log_density(log_four), jnp.asarray(FOUR.means))
+    ends = np.concatenate([np.repeat(FOUR.means[:2], 3, axis=0), FOUR.means[2:3], FOUR.means[3:] + 5])
+    np.testing.assert_array_equal(modes.seen_once(found, ends), [False, False, True, True])
+    none = found._replace(distinct=np.zeros(4, bool))
+    assert not np.any(modes.seen_once(none, ends))
+
+
 def test_polish_drops_modes_without_mass():
     log_heights = jnp.array([0.0, -8.0, -12.0])
     centers = jnp.array([-20.0, 0.0, 20.0])

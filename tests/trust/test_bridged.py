@@ -57,6 +57,22 @@ def test_a_sound_bridge_is_believed(rng, alone):
     assert e.warnings[-1].startswith("note: 1 evaluation a draw would give log_z")
 
 
+def test_what_the_flow_says_counts_where_much_of_it_is_effective(rng):
+    def both(log_z, spread):
+        none, log_w = np.zeros((4096, 1)), rng.normal(log_z - 0.5 * spread**2, spread, 4096)
+        alone = estimate([Proposals(none, log_w, none[:, 0], none[:, 0] > 0, none)])
+        return alone, estimate_bridged([crossing(rng)], alone)
+
+    # apart by many errors: in between, with an error that holds both
+    _, e = both(-4.8, 0.8)
+    assert -4.95 < e.log_z < -4.85
+    assert 0.06 < e.std_error < 0.12
+    # hardly an effective draw: the bridge alone
+    alone, e = both(-4.0, 1.5)
+    assert alone.ess < 0.25 * alone.num_proposals
+    assert abs(e.log_z + 5) < 3 * e.std_error < 0.1
+
+
 def test_proposals_without_a_density_are_told_of_the_bridge_too(rng, alone):
     e = estimate_bridged([crossing(rng)], alone, undefined=0.05)
     assert not e.reliable
