@@ -1,7 +1,6 @@
 """All that a run does after its warmup: proposals, a bridge where they are not enough, and corrected chains."""
 
 from collections.abc import Callable, Sequence
-from itertools import cycle
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from jax import Array, random
 from tqdm.auto import tqdm
 
 from numpyro_onestep import threads
+from numpyro_onestep.bridge import clouds as clouds_
 from numpyro_onestep.bridge import crossing as crossing_
 from numpyro_onestep.bridge.crossing import NUM_CLOUDS, Crossing, cross, is_crossed, sweep
 from numpyro_onestep.compilation import compile_ahead, split
@@ -25,14 +25,18 @@ __all__ = ["bridges_of", "chains_of", "expect"]
 _MIN_CLOUDS = 2  # of each flow
 _LARGE_SPREAD = 0.05  # standard error of log Z in nats, by the clouds' spread, for which bridges are crossed again
 _MAX_TIMES = 4
+_AGAIN = 1000  # from here on numbers of keys, beyond those of flows
 _SURELY_ENOUGH = 0.75  # share of effective draws from which on few runs need a bridge for anything else
 
 
 def bridges_of(flows: Sequence[Flow], rng_key: Array, num_steps: int, progress_bar: bool = False) -> list[Crossing]:
     """A bridge from each flow to the target, eight clouds in all, and the same again where the clouds differ much.
 
+    Further bridges, of all flows in turn, lessen what is due to chance, not what all clouds miss. One that does not
+    come to the target ends them, and does not count.
+
     Args:
-        flows: independently trained, which take turns.
+        flows: independently trained.
         rng_key: random key.
         num_steps: the budget; of a refined one the map's steps are as many.
         progress_bar: whether to show progress.
@@ -41,16 +45,20 @@ def bridges_of(flows: Sequence[Flow], rng_key: Array, num_steps: int, progress_b
     crossings: list[Crossing] = []
     with tqdm(total=len(flows), desc="bridge", disable=not progress_bar) as bar:
         for time in range(_MAX_TIMES):
-            again = random.fold_in(rng_key, time) if time > 0 else rng_key
-            keys = split(again)[:1] if len(flows) == 1 else random.split(again, len(flows))
+            this = random.fold_in(rng_key, _AGAIN + time) if time > 0 else rng_key
+            keys = split(this)[:1] if len(flows) == 1 else random.split(this, len(flows))
+            further = []
             for flow, key in zip(flows, keys, strict=True):
                 crossing = cross(flow, key, own_steps(flow.network, num_steps), num_clouds)
-                crossings.append(jax.block_until_ready(crossing))
+                further.append(jax.block_until_ready(crossing))
                 bar.update()
+            arrived = all(map(is_crossed, further))
+            if time == 0 or arrived:
+                crossings += further
             spread = log_mean_weight(np.concatenate([np.asarray(c.clouds.log_z) for c in crossings]))[1]
-            if not (spread > _LARGE_SPREAD and all(map(is_crossed, crossings))):
+            if not (arrived and spread > _LARGE_SPREAD):
                 break
-            bar.total = len(crossings) + len(flows)
+            bar.total += len(flows)
     return crossings
 
 
@@ -126,12 +134,12 @@ def chains_of(
     if crossings is None or not all(map(is_crossed, crossings)):
         how = correction, shape, num_steps, thinning, len(flows)
         return chains.collect(key_correct, proposals, *how, *before), crossings
-    # further bridges change no shapes: all go on for as long as the first ones have to
     num_sweeps = -(-shape[0] * shape[1] // sum(crossing.clouds.ancestors.size for crossing in crossings[: len(flows)]))
-    keys = split(key_correct)[:1] if len(crossings) == 1 else random.split(key_correct, len(crossings))
+    keys = split(key_correct)[:1] if len(flows) == 1 else random.split(key_correct, len(flows))
+    clouds = [clouds_.together([c.clouds for c in crossings[i :: len(flows)]]) for i in range(len(flows))]
     swept = [
-        sweep(flow, key, crossing.clouds, num_sweeps, own_steps(flow.network, num_steps))
-        for flow, key, crossing in zip(cycle(flows), keys, crossings, strict=False)
+        sweep(flow, key, of_flow, num_sweeps, own_steps(flow.network, num_steps))
+        for flow, key, of_flow in zip(flows, keys, clouds, strict=True)
     ]
-    angles = [crossing.clouds.log_angle for crossing in crossings]
-    return chains.collect_sweeps(swept, angles, shape, len(flows), thinning, *before), crossings
+    angles = [of_flow.log_angle for of_flow in clouds]
+    return chains.collect_sweeps(swept, angles, shape, thinning, *before), crossings

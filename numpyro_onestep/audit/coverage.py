@@ -63,8 +63,8 @@ class Audit(NamedTuple):
         families: which of these draws come from the same start, labels of shape (N,).
         tails: of single coordinates, out of the flow's reach.
         num_gradients: target gradients that it took, a plain evaluation counted as one.
-        countless: whether there are so many modes out of the flow's reach that all of them together may matter, where
-            each alone does not.
+        countless: whether there are so many modes out of the flow's reach, seen once each, that all of them together
+            may matter, where each alone does not.
     """
 
     share: float

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax, random
+from scipy.linalg import solve_triangular
 
 from numpyro_onestep.compilation import in_transformation, jit_once
 from numpyro_onestep.gaussians.factors import Factor
@@ -255,18 +256,18 @@ def _laplace(peaks: _Peaks) -> Modes:
 
 
 def seen_once(found: Modes, ends: np.ndarray) -> np.ndarray:
-    """Which of the distinct modes at most one ascent has led to, shape (M,).
+    """Which of the distinct modes no more than one ascent has led to, shape (M,).
 
-    An ascent from a further start leads to a further mode about as often as those before it have led to such a one
-    (Good 1953): where most modes are seen once there are many more, where each is reached over and over there are none.
+    Where that are many, there are many more that none has led to (Good 1953); where each is reached over and over,
+    hardly any.
 
     Args:
         found: the modes.
         ends: where the ascents ended, (N, D); one belongs to a mode if it is within a standard deviation.
     """
-    if not np.any(found.distinct):
-        return found.distinct
+    once = np.array(found.distinct)
     trils: Any = found.scale_trils
-    offsets = np.swapaxes(ends - found.points[:, None], 1, 2)  # (M, D, N)
-    reached = np.sum(np.linalg.norm(np.linalg.solve(trils, offsets), axis=1) < 1, axis=1)
-    return found.distinct & (reached <= 1)
+    for i in np.flatnonzero(once):
+        offsets = solve_triangular(trils[i], (ends - found.points[i]).T, lower=True, check_finite=False)
+        once[i] = np.sum(np.linalg.norm(offsets, axis=0) < 1) <= 1
+    return once

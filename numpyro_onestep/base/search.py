@@ -96,10 +96,10 @@ def search(
         spent.append(MORE_STARTS * climbing + int(found.num_gradients))
     if expect is not None and int(np.sum(found.valid)) <= 1:
         expect(_expect_single(target, key_tails, center))
-    # the starts ended in more places than are looked at: there are many more modes where most of those are modes that
-    # hold mass, or modes seen once
-    once = modes.seen_once(found, np.asarray(ends)) if int(num_distinct) == MAX_MODES else np.zeros(1)
-    if int(num_distinct) == MAX_MODES and max(np.sum(found.valid), np.sum(once)) > MAX_MODES // 2:
+    # the ascents ended in more places than are looked at, and most of those are modes that hold mass, or were seen once
+    if int(num_distinct) == MAX_MODES and (
+        max(np.sum(found.valid), np.sum(modes.seen_once(found, np.asarray(ends)))) > MAX_MODES // 2
+    ):
         spent.append(dim * NUM_HESSIANS)
         return spread_over(target, random.fold_in(key_one, 1), starts, ends, found)
     short = fits.num_candidates(dim, target.work) * (fits.NUM_SHORT * fits.num_draws(dim) + 512)

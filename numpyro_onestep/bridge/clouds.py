@@ -7,6 +7,7 @@ clouds share temperatures and angle, and nothing else. The shares of separate mo
 sent there, corrected by the weights: right on average, where p0 has mass at every mode.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from numpyro_onestep.bridge import hamiltonian
 from numpyro_onestep.bridge.hamiltonian import NUM_LEAPFROG, Path, Point
 from numpyro_onestep.devices import shard
 
-__all__ = ["FIRST_ANGLE", "PER_ROUND", "PER_SWEEP", "Clouds", "climb", "descend", "exchange", "move"]
+__all__ = ["FIRST_ANGLE", "PER_ROUND", "PER_SWEEP", "Clouds", "climb", "descend", "exchange", "move", "together"]
 
 _NUM_MOVES = 2  # in each round
 PER_ROUND = NUM_LEAPFROG * _NUM_MOVES  # gradients that each particle takes
@@ -210,6 +211,28 @@ def exchange(path: Path, clouds: Clouds, rng_key: Array) -> Clouds:
     accept = jnp.log(random.uniform(key_accept, shape, ratio.dtype)) < ratio - before  # not where it is nan
     pick = lambda new, old: jnp.where(accept.reshape(*shape, *[1] * (new.ndim - 2)), new, old)  # noqa: E731
     return clouds._replace(at=jax.tree.map(pick, fresh, clouds.at))
+
+
+def together(each: Sequence[Clouds]) -> Clouds:
+    """Clouds of the same shape with particles of all of these, at the target; how they came there is that of the first.
+
+    So as many go on as in one of them, by the same program.
+    """
+    if len(each) == 1:
+        return each[0]
+    at, log_angle = _every(list(each), len(each))
+    return each[0]._replace(at=at, log_angle=log_angle)
+
+
+@partial(jax.jit, static_argnames=("times",))
+def _every(each: list[Clouds], times: int) -> tuple[Point, Array]:
+    """One in so many particles of all clouds, one cloud after the other, and the mean of the angles' logs."""
+
+    def pick(*leaves: Array) -> Array:
+        rows = jnp.concatenate([leaf.reshape(-1, *leaf.shape[2:]) for leaf in leaves])
+        return rows[::times].reshape(leaves[0].shape)
+
+    return jax.tree.map(pick, *(c.at for c in each)), jnp.mean(jnp.stack([c.log_angle for c in each]))
 
 
 def descend(path: Path, rng_key: Array, clouds: Clouds) -> Array:

@@ -68,12 +68,11 @@ def collect(
     return _thinned(proposals.points[held], fields, last, thinning, num_before, num_counted, mean_before)
 
 
-@partial(jit, static_argnames=("shape", "num_flows", "thinning"))
+@partial(jit, static_argnames=("shape", "thinning"))
 def collect_sweeps(
     sweeps: Sequence[Sweeps],
     log_angles: Sequence[Array],
     shape: tuple[int, int],
-    num_flows: int,
     thinning: int,
     num_before: Array,
     num_counted: Array,
@@ -85,16 +84,15 @@ def collect_sweeps(
     as autocorrelation: successive states of a particle, and particles of one ancestor, stand side by side.
 
     Args:
-        sweeps: of bridges, from one flow after the other; equal in shape and together at least as many draws.
+        sweeps: of each flow's bridge, equal in shape and together at least as many draws.
         log_angles: of the moves of each.
         shape: as in `collect`, and so the other arguments.
-        num_flows: flows that the bridges are from.
         thinning: keep every so many draws.
         num_before: iterations before the first draw.
         num_counted: those of them that were draws.
         mean_before: mean acceptance probability of these, shape (chains,).
     """
-    flow = [jnp.full(s.log_weights.shape, i % num_flows) for i, s in enumerate(sweeps)]
+    flow = [jnp.full(s.log_weights.shape, i) for i, s in enumerate(sweeps)]
     angle = [jnp.broadcast_to(a, s.log_weights.shape) for s, a in zip(sweeps, log_angles, strict=True)]
     all_, flow, angle = jax.tree.map(lambda *ls: jnp.concatenate(ls), *zip(sweeps, flow, angle, strict=True))
     num_clouds, num_particles, num_sweeps = flow.shape

@@ -32,10 +32,10 @@ def estimate_bridged(
     notes: Sequence[str] = (),
     lost: Lost | None = None,
 ) -> Evidence:
-    """Turn bridges, one for each flow, into an `Evidence`.
+    """Turn bridges, as many of each flow, into an `Evidence`.
 
     Args:
-        crossings: the bridges.
+        crossings: the bridges, the flows in turn.
         alone: what the flows' proposals alone would give.
         undefined: share of these proposals whose density is nan or infinite.
         audited: the audit of the flows.
@@ -49,13 +49,11 @@ def estimate_bridged(
     weighings = [_weighings(c) for c in clouds]
     tail = max(k for _, k in weighings)
     hidden, failures, tail_notes = _tails(clouds, [k for _, k in weighings])
-    std_error = float(max(spread, np.sqrt(np.mean([error**2 for error, _ in weighings]) / len(clouds))))
+    within = np.sqrt(np.mean([error**2 for error, _ in weighings]) / len(clouds))
+    between = _between_flows(np.reshape(each, (-1, alone.num_replicates, len(each) // len(clouds))))
     ratios = np.concatenate([np.asarray(c.at.log_target - c.at.log_base, np.float64) for c in clouds])
     rounded = checks.rounding(ratios) if lost is None else lost.std_error
-    std_error = float(np.hypot(std_error, hidden))
-    if alone.ess > _TELLING * alone.num_proposals:
-        log_z, std_error = _of_both((log_z, std_error), (alone.log_z, alone.std_error))
-    std_error = float(np.hypot(std_error, rounded))
+    std_error = float(np.linalg.norm([max(spread, within, between), hidden, rounded]))
     num = sum(c.ancestors.size for c in clouds)
     upper = np.concatenate([np.asarray(c.upper, np.float64) for c in crossings])
     result = alone._replace(
@@ -63,7 +61,6 @@ def estimate_bridged(
         std_error=std_error,
         elbo=float(np.mean(each)),
         eubo=float(np.mean(upper)),
-        ess=num / (1 + num * std_error**2) if np.isfinite(std_error) else 0.0,
         pareto_k=tail,
         num_proposals=num,
         num_evaluations=max(crossing.num_evaluations for crossing in crossings),
@@ -73,7 +70,8 @@ def estimate_bridged(
     if not np.all(np.isfinite(ratios)):
         failures.append("Some of the bridge's particles have no finite density: it over- or underflows there.")
     elif np.isfinite(log_z):
-        failures += checks.number_failures(result, rounded)
+        result, contradictions = _with_the_flow(result, alone)
+        failures += [*contradictions, *checks.number_failures(result, rounded)]
         if audited is not None:
             missed, lack = _audit_failures(audited, ratios, log_z, where)
             result = result._replace(std_error=float(np.hypot(std_error, lack)))
@@ -84,20 +82,47 @@ def estimate_bridged(
         f"effective; this comes from a bridge of {result.num_evaluations} evaluations."
     )
     return result._replace(
-        reliable=not failures, draws_reliable=not failures, warnings=(*failures, note, *tail_notes, *notes)
+        ess=num / (1 + num * result.std_error**2) if np.isfinite(result.std_error) else 0.0,
+        reliable=not failures,
+        draws_reliable=not failures,
+        warnings=(*failures, note, *tail_notes, *notes),
     )
 
 
-def _of_both(*estimates: tuple[float, float]) -> tuple[float, float]:
-    """Log Z and its error from two estimates, that of the bridge and that of the flow alone.
+def _between_flows(log_z: np.ndarray) -> float:
+    """Standard error by what flows differ in, however many clouds each has; log Z of shape (times, flows, clouds)."""
+    of_flows = [log_mean_weight(np.ravel(log_z[:, i]))[0] for i in range(log_z.shape[1])]
+    return float(np.std(of_flows, ddof=1) / len(of_flows) ** 0.5) if len(of_flows) > 1 else 0.0
+
+
+def _with_the_flow(bridged: Evidence, alone: Evidence) -> tuple[Evidence, list[str]]:
+    """Log Z and its error from both estimates, where the flow's draws say something too, and whether they contradict.
 
     Places that few draws come from are missed by all clouds alike, or seen by one of the two. So half the square of
-    their distance, the variance between methods, is added to both squared errors (DerSimonian and Laird 1986).
+    their distance is added to both squared errors, a cautious estimate of the variance between methods (as in
+    DerSimonian and Laird 1986, who take away what the errors explain). Where anything speaks against the flow's draws
+    their distance only counts as an error.
     """
-    values, errors = np.array(estimates).T
-    variances = errors**2 + np.var(values, ddof=1)
-    weights = 1 / np.maximum(variances, np.finfo(float).tiny)
-    return float(weights @ values / np.sum(weights)), float(np.sum(weights) ** -0.5)
+    if not alone.ess > _TELLING * alone.num_proposals:
+        return bridged, []
+    distance = abs(bridged.log_z - alone.log_z)
+    if not alone.reliable:
+        return bridged._replace(std_error=float(np.hypot(bridged.std_error, distance))), []
+    failures = []
+    if distance > _MAX_GAP + 2 * np.hypot(bridged.std_error, alone.std_error):
+        failures.append(
+            f"The bridge says log_z {bridged.log_z:.3f}, the flow's own draws {alone.log_z:.3f}: one of them misses "
+            f"mass. {checks.LONGER}, or raise `init_scale`."
+        )
+    variances = np.array([bridged.std_error, alone.std_error]) ** 2 + 0.5 * distance**2 + 1e-24
+    log_z = float(np.average([bridged.log_z, alone.log_z], weights=variances.min() / variances))
+    both = bridged._replace(
+        log_z=log_z,
+        std_error=float(np.sum(1 / variances) ** -0.5),
+        elbo=min(bridged.elbo, log_z),  # bounds still
+        eubo=max(bridged.eubo, log_z),
+    )
+    return both, failures
 
 
 def _weighings(clouds: Clouds) -> tuple[float, float]:

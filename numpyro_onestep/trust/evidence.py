@@ -20,8 +20,8 @@ class Evidence(NamedTuple):
     """An estimate of the log evidence log Z = log ∫γ and what is known of its quality. All in nats but the counts.
 
     Attributes:
-        log_z: log of the mean weight of fresh proposals, or of a bridge's particles; nan where the evidence is
-            undefined.
+        log_z: log of the mean weight of fresh proposals, or of a bridge's particles, or the mean of both; nan where the
+            evidence is undefined.
         std_error: its standard error, with the spread between replicates, what larger weights than those seen and a
             heavy tail may add, and rounding.
         elbo: mean log weight of the proposals, the DF-ELBO, or of a bridge's clouds: a lower bound of log Z in

@@ -96,6 +96,14 @@ def test_regions_without_a_width_are_left_out(monkeypatch):
     np.testing.assert_array_equal(found.log_weights, [-np.inf, -np.inf, 0])
 
 
+def test_modes_out_of_reach_are_counted_where_one_ascent_alone_has_led_to_them(getkey):
+    centers = jnp.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    three = safe_log_density(lambda z: logsumexp(-0.5 * jnp.sum((z - centers) ** 2, axis=1)))
+    for times, expected in ((1, 3), (2, 0)):
+        _, num_once, _ = regions.fit(three, np.ones(DIM), getkey(), centers, 3, np.repeat(centers, times, axis=0))
+        assert num_once == expected
+
+
 def test_an_audit_compiles_nothing_that_the_search_has_compiled(getkey):
     dim = 4  # that of no other test here
     target = safe_log_density(lambda z: -0.5 * jnp.sum((z - 10.0) ** 2))

@@ -7,7 +7,7 @@ from jax.scipy.special import logsumexp
 
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.bridge import clouds
-from numpyro_onestep.bridge.hamiltonian import Path
+from numpyro_onestep.bridge.hamiltonian import Path, Point
 from numpyro_onestep.draws.weights import pareto_k, tail_error
 from numpyro_onestep.gaussians.mixture import Mixture
 from numpyro_onestep.model.target import safe_log_density
@@ -106,3 +106,15 @@ def test_every_cloud_goes_its_own_way(getkey):
     assert len(np.unique(there.log_z)) == 4
     assert np.all(there.ancestors < NUM // 4)
     assert np.all([len(np.unique(row)) > 5 for row in np.asarray(there.ancestors)])
+
+
+def test_clouds_together_hold_as_many_particles_of_each():
+    def of(number):
+        particles = jnp.arange(6.0).reshape(2, 3) + 100 * number
+        nothing = dict.fromkeys(clouds.Clouds._fields)
+        return clouds.Clouds(**(nothing | {"at": Point(*[particles] * 5), "log_angle": jnp.array(float(number))}))
+
+    assert clouds.together([one := of(1)]) is one
+    both = clouds.together([of(1), of(2)])
+    np.testing.assert_array_equal(both.at.log_target, [[100, 102, 104], [200, 202, 204]])
+    assert float(both.log_angle) == 1.5

@@ -39,7 +39,7 @@ def test_a_bridge_is_exact_where_the_flow_is_not(getkey):
     assert abs(np.std(first) - 1) < 5 / np.sqrt(2000)
 
     before = np.array(10), np.array(0), np.zeros(4)
-    chains = collect_sweeps([drawn], [clouds.log_angle], (4, 1000), 1, 2, *before)
+    chains = collect_sweeps([drawn], [clouds.log_angle], (4, 1000), 2, *before)
     assert chains.points.shape == (4, 500, DIM)
     # two clouds for each chain, none of them in two
     x = np.asarray(drawn.points)

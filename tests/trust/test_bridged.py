@@ -64,13 +64,30 @@ def test_what_the_flow_says_counts_where_much_of_it_is_effective(rng):
         return alone, estimate_bridged([crossing(rng)], alone)
 
     # apart by many errors: in between, with an error that holds both
-    _, e = both(-4.8, 0.8)
+    alone, e = both(-4.8, 0.8)
     assert -4.95 < e.log_z < -4.85
     assert 0.06 < e.std_error < 0.12
+    assert e.reliable
+    assert e.elbo <= e.log_z <= e.eubo
+    # the same by draws that something speaks against: the bridge's, with the difference as its error
+    e = estimate_bridged([crossing(rng)], alone._replace(reliable=False))
+    assert abs(e.log_z + 5) < 0.05
+    assert e.std_error == pytest.approx(abs(e.log_z - alone.log_z), rel=0.1)
+    # too far apart to be both right
+    _, e = both(-4.6, 0.5)
+    assert not e.reliable
+    assert any("one of them misses mass" in failure for failure in e.failures)
     # hardly an effective draw: the bridge alone
     alone, e = both(-4.0, 1.5)
     assert alone.ess < 0.25 * alone.num_proposals
     assert abs(e.log_z + 5) < 3 * e.std_error < 0.1
+
+
+def test_flows_that_differ_widen_the_error_however_many_clouds_they_have(rng, alone):
+    two = alone._replace(num_replicates=2)
+    often = [crossing(rng, log_z=log_z, upper=np.full(NUM_CLOUDS, -5.0)) for log_z in (-5.1, -4.9) * 4]
+    assert estimate_bridged(often, two).std_error == pytest.approx(0.1, rel=0.2)
+    assert estimate_bridged(often, alone).std_error < 0.04
 
 
 def test_proposals_without_a_density_are_told_of_the_bridge_too(rng, alone):
