@@ -16,21 +16,21 @@ from numpyro_onestep.compilation import compile_ahead, split
 from numpyro_onestep.draws import chains, proposal, weights
 from numpyro_onestep.draws.chains import Chains
 from numpyro_onestep.draws.proposal import are_poor, pool, want_bridge
-from numpyro_onestep.draws.weights import log_mean_weight
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.steps import own_steps
+from numpyro_onestep.trust.bridged import log_z_of
 
 __all__ = ["bridges_of", "chains_of", "expect"]
 
 _MIN_CLOUDS = 2  # of each flow
-_LARGE_SPREAD = 0.05  # standard error of log Z in nats, by the clouds' spread, for which bridges are crossed again
+_LARGE_ERROR = 0.05  # of log Z in nats, for which bridges are crossed again
 _MAX_TIMES = 4
 _AGAIN = 1000  # from here on numbers of keys, beyond those of flows
 _SURELY_ENOUGH = 0.75  # share of effective draws from which on few runs need a bridge for anything else
 
 
 def bridges_of(flows: Sequence[Flow], rng_key: Array, num_steps: int, progress_bar: bool = False) -> list[Crossing]:
-    """A bridge from each flow to the target, eight clouds in all, and the same again where the clouds differ much.
+    """A bridge from each flow to the target, eight clouds in all, and the same again where log Z has a large error.
 
     Further bridges, of all flows in turn, lessen what is due to chance, not what all clouds miss. One that does not
     come to the target ends them, and does not count.
@@ -55,8 +55,7 @@ def bridges_of(flows: Sequence[Flow], rng_key: Array, num_steps: int, progress_b
             arrived = all(map(is_crossed, further))
             if time == 0 or arrived:
                 crossings += further
-            spread = log_mean_weight(np.concatenate([np.asarray(c.clouds.log_z) for c in crossings]))[1]
-            if not (arrived and spread > _LARGE_SPREAD):
+            if not (arrived and log_z_of([crossing.clouds for crossing in crossings])[1] > _LARGE_ERROR):
                 break
             bar.total += len(flows)
     return crossings
@@ -134,7 +133,7 @@ def chains_of(
     if crossings is None or not all(map(is_crossed, crossings)):
         how = correction, shape, num_steps, thinning, len(flows)
         return chains.collect(key_correct, proposals, *how, *before), crossings
-    num_sweeps = -(-shape[0] * shape[1] // sum(crossing.clouds.ancestors.size for crossing in crossings[: len(flows)]))
+    num_sweeps = -(-shape[0] * shape[1] // sum(crossing.clouds.ancestors.size for crossing in crossings))
     keys = split(key_correct)[:1] if len(flows) == 1 else random.split(key_correct, len(flows))
     clouds = [clouds_.together([c.clouds for c in crossings[i :: len(flows)]]) for i in range(len(flows))]
     swept = [

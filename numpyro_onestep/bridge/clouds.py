@@ -214,25 +214,11 @@ def exchange(path: Path, clouds: Clouds, rng_key: Array) -> Clouds:
 
 
 def together(each: Sequence[Clouds]) -> Clouds:
-    """Clouds of the same shape with particles of all of these, at the target; how they came there is that of the first.
-
-    So as many go on as in one of them, by the same program.
-    """
+    """All clouds of several, at the target; how they came there is that of the first."""
     if len(each) == 1:
         return each[0]
-    at, log_angle = _every(list(each), len(each))
-    return each[0]._replace(at=at, log_angle=log_angle)
-
-
-@partial(jax.jit, static_argnames=("times",))
-def _every(each: list[Clouds], times: int) -> tuple[Point, Array]:
-    """One in so many particles of all clouds, one cloud after the other, and the mean of the angles' logs."""
-
-    def pick(*leaves: Array) -> Array:
-        rows = jnp.concatenate([leaf.reshape(-1, *leaf.shape[2:]) for leaf in leaves])
-        return rows[::times].reshape(leaves[0].shape)
-
-    return jax.tree.map(pick, *(c.at for c in each)), jnp.mean(jnp.stack([c.log_angle for c in each]))
+    at, ancestors = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *((c.at, c.ancestors) for c in each))
+    return each[0]._replace(at=at, ancestors=ancestors, log_angle=jnp.mean(jnp.stack([c.log_angle for c in each])))
 
 
 def descend(path: Path, rng_key: Array, clouds: Clouds) -> Array:

@@ -13,7 +13,7 @@ from numpyro_onestep.trust import checks
 from numpyro_onestep.trust.evidence import Evidence
 from numpyro_onestep.trust.precision import Lost
 
-__all__ = ["estimate_bridged"]
+__all__ = ["estimate_bridged", "log_z_of"]
 
 _MAX_GAP = 0.25  # nats between the way there and the way back
 _MIN_ANCESTORS = 0.1  # of the particles of a cloud
@@ -45,15 +45,13 @@ def estimate_bridged(
     """
     clouds = [crossing.clouds for crossing in crossings]
     each = np.concatenate([np.asarray(c.log_z, np.float64) for c in clouds])
-    log_z, spread = log_mean_weight(each)
-    weighings = [_weighings(c) for c in clouds]
-    tail = max(k for _, k in weighings)
-    hidden, failures, tail_notes = _tails(clouds, [k for _, k in weighings])
-    within = np.sqrt(np.mean([error**2 for error, _ in weighings]) / len(clouds))
+    log_z, chance = log_z_of(clouds)
     between = _between_flows(np.reshape(each, (-1, alone.num_replicates, len(each) // len(clouds))))
+    shapes = [pareto_k(np.ravel(c.first_weights).astype(np.float64)) for c in clouds]
+    hidden, failures, tail_notes = _tails(clouds, shapes)
     ratios = np.concatenate([np.asarray(c.at.log_target - c.at.log_base, np.float64) for c in clouds])
     rounded = checks.rounding(ratios) if lost is None else lost.std_error
-    std_error = float(np.linalg.norm([max(spread, within, between), hidden, rounded]))
+    std_error = float(np.linalg.norm([max(chance, between), hidden, rounded]))
     num = sum(c.ancestors.size for c in clouds)
     upper = np.concatenate([np.asarray(c.upper, np.float64) for c in crossings])
     result = alone._replace(
@@ -61,7 +59,7 @@ def estimate_bridged(
         std_error=std_error,
         elbo=float(np.mean(each)),
         eubo=float(np.mean(upper)),
-        pareto_k=tail,
+        pareto_k=max(shapes),
         num_proposals=num,
         num_evaluations=max(crossing.num_evaluations for crossing in crossings),
         reliable=True,
@@ -125,18 +123,23 @@ def _with_the_flow(bridged: Evidence, alone: Evidence) -> tuple[Evidence, list[s
     return both, failures
 
 
-def _weighings(clouds: Clouds) -> tuple[float, float]:
-    """Error of the product of the mean weights from within the clouds, and k̂ of the draws that set out.
+def log_z_of(each: Sequence[Clouds]) -> tuple[float, float]:
+    """Log Z by the mean weights of bridges; its error by the spread of clouds, or by all weights if that is larger."""
+    log_z, spread = log_mean_weight(np.concatenate([np.asarray(clouds.log_z, np.float64) for clouds in each]))
+    return log_z, float(max(spread, np.sqrt(np.mean([_error_within(clouds) ** 2 for clouds in each]) / len(each))))
 
-    Later weights are of particles that share ancestors, of which k̂ says nothing; none of them has a large share.
+
+def _error_within(clouds: Clouds) -> float:
+    """Error of the product of the mean weights, and what larger first weights than those seen may add.
+
+    Later weights are of particles that share ancestors; none of them has a large share.
     """
     first, *later = (
         np.ravel(w).astype(np.float64)
         for w in (clouds.first_weights, *np.asarray(clouds.log_weights)[: int(clouds.num_rounds)])
     )
-    tail = pareto_k(first)
     errors = [log_mean_weight(w)[1] for w in (first, *later)]
-    return float(np.linalg.norm([*errors, unseen_error(first, tail)])), tail
+    return float(np.linalg.norm([*errors, unseen_error(first, pareto_k(first))]))
 
 
 def _tails(clouds: Sequence[Clouds], shapes: Sequence[float]) -> tuple[float, list[str], list[str]]:

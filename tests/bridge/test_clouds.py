@@ -108,13 +108,18 @@ def test_every_cloud_goes_its_own_way(getkey):
     assert np.all([len(np.unique(row)) > 5 for row in np.asarray(there.ancestors)])
 
 
-def test_clouds_together_hold_as_many_particles_of_each():
+def test_clouds_together_hold_the_particles_of_all():
     def of(number):
         particles = jnp.arange(6.0).reshape(2, 3) + 100 * number
         nothing = dict.fromkeys(clouds.Clouds._fields)
-        return clouds.Clouds(**(nothing | {"at": Point(*[particles] * 5), "log_angle": jnp.array(float(number))}))
+        known = {"at": Point(*[particles] * 5), "ancestors": particles, "log_angle": jnp.array(float(number))}
+        return clouds.Clouds(**(nothing | known))
 
-    assert clouds.together([one := of(1)]) is one
-    both = clouds.together([of(1), of(2)])
-    np.testing.assert_array_equal(both.at.log_target, [[100, 102, 104], [200, 202, 204]])
+    one = of(1)
+    assert clouds.together([one]) is one
+    both = clouds.together([one, of(2)])
+    np.testing.assert_array_equal(
+        both.at.log_target, [[100, 101, 102], [103, 104, 105], [200, 201, 202], [203, 204, 205]]
+    )
+    assert both.ancestors.size == 12
     assert float(both.log_angle) == 1.5

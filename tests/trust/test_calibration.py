@@ -94,7 +94,8 @@ def test_error_bars_of_log_z_cover_the_truth(model, log_z):
         mcmc = MCMC(kernel, num_warmup=20, num_samples=1, progress_bar=False)
         mcmc.run(key)
         state = mcmc.last_state
-        return propose_once(flows_of(state, kernel.setup.target((), {}))[0], random.fold_in(key, 1), 4096, 1)
+        flow = flows_of(state, kernel.setup.target((), {}))[0]
+        return propose_once(flow, random.fold_in(key, 1), 4096, 1, jnp.zeros(()))  # no Hamiltonian steps
 
     batch = jax.jit(jax.vmap(run))(random.split(random.key(0), NUM_SEEDS))
     results = [estimate([Proposals(*(np.asarray(leaf[i]) for leaf in batch))]) for i in range(NUM_SEEDS)]
