@@ -1,13 +1,8 @@
 """One-step posterior draws, log evidence and ArviZ diagnostics for NumPyro models."""
 
 import os as _os
-import sys as _sys
 import warnings as _warnings
 from importlib.metadata import version as _version
-
-_cache = _os.environ.get("NUMPYRO_ONESTEP_CACHE", "")
-if _cache and "jax" not in _sys.modules:  # XLA reads it once, when it is loaded
-    _os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from numpyro_onestep.cache import enable_compilation_cache
 from numpyro_onestep.check import Check
@@ -46,6 +41,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
+_cache = _os.environ.get("NUMPYRO_ONESTEP_CACHE", "")
 if _cache:
     enable_compilation_cache(None if _cache == "1" else _cache)
 

@@ -19,9 +19,9 @@ def enable_compilation_cache(directory: str | Path | None = None) -> Path:
     that the process compiles. Programs are kept apart by versions of jax and jaxlib and by the kind of processor, and
     only a folder that nobody else can write to is safe: a program in it is run as it is.
 
-    XLA logs an error that means nothing for each program that it reads. To be spared it, set TF_CPP_MIN_LOG_LEVEL=3 in
-    the environment before jax is imported, or NUMPYRO_ONESTEP_CACHE=1 (or a folder), which does both when this package
-    is imported before jax.
+    NUMPYRO_ONESTEP_CACHE=1 (or a folder) in the environment does the same when this package is imported. XLA logs an
+    error that means nothing for each program that it reads: from now on it logs none, unless TF_CPP_MIN_LOG_LEVEL=0 is
+    in the environment or `jax_logging_level` is set.
 
     Args:
         directory: where to keep them; by default numpyro-onestep in $XDG_CACHE_HOME, or else in ~/.cache.
@@ -40,7 +40,17 @@ def enable_compilation_cache(directory: str | Path | None = None) -> Path:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     compilation_cache.reset_cache()  # or a folder set after the first program would not be seen
+    _silence_xla()
     return folder
+
+
+def _silence_xla() -> None:
+    """Have XLA log nothing, which JAX's logging level does for good where that was not set before."""
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":  # JAX itself makes it 1
+        return
+    level = jax.config.jax_logging_level  # type: ignore[attr-defined]
+    jax.config.update("jax_logging_level", "CRITICAL")
+    jax.config.update("jax_logging_level", level)
 
 
 def _processor() -> str:

@@ -1,3 +1,4 @@
+import logging
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import pytest
 from numpyro_onestep import enable_compilation_cache
 
 SCRIPT = """
-import numpyro_onestep, jax
+import jax
+jax.devices()  # as where a model's data were made before
+import numpyro_onestep
 jax.jit(lambda x: 2 * x + 1)(3.0)
 print(jax.config.jax_compilation_cache_dir)
 """
@@ -42,4 +45,11 @@ def test_the_environment_variable_enables_it_without_a_word(tmp_path):
             [sys.executable, "-W", "ignore", "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
         )
         assert done.stdout.strip().startswith(str(tmp_path))
-        assert "machine feature" not in done.stderr
+        assert not done.stderr
+
+
+def test_loggers_of_jax_are_left_as_they_are(settings, tmp_path):
+    logger = logging.getLogger("jax")
+    before = logger.level, list(logger.handlers), jax.config.jax_logging_level
+    enable_compilation_cache(tmp_path)
+    assert before == (logger.level, list(logger.handlers), jax.config.jax_logging_level)

@@ -22,7 +22,12 @@ TARGET = safe_log_density(bananas)
 
 @pytest.mark.parametrize(
     ("correction", "bridge", "num_draws"),
-    [("metropolis", "never", 30), ("resample", "never", 30), ("none", "never", 30), ("metropolis", "always", 1024)],
+    [
+        ("metropolis", "never", 30),
+        ("resample", "never", 30),
+        ("none", "never", 30),
+        pytest.param("metropolis", "always", 1024, marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_compiled_ahead_is_what_is_called(correction, bridge, num_draws, monkeypatch):
     monkeypatch.setattr(threads, "num_cores", lambda: 2)
