@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from numpyro_onestep import archive
+from numpyro_onestep import archive, journal
 
 _LONGEST = 0.9  # of an undisturbed process, after which one is killed at the latest
 
@@ -30,7 +30,7 @@ def run(checkpoint: str) -> None:
     import numpyro
     import numpyro.distributions as dist
 
-    from numpyro_onestep import OneStep, OneStepSampler, journal
+    from numpyro_onestep import OneStep, OneStepSampler
 
     journal._INTERVAL = 0.0  # a state after every block of the training, to be killed in
 
@@ -73,7 +73,7 @@ def kill(num: int, seed: int = 0) -> dict[str, int]:
                 if path.exists():
                     found["with a checkpoint"] += 1
                     try:
-                        archive.read(path, "training checkpoint", 1)
+                        archive.read(path, journal._KIND, journal._FORMAT)
                     except ValueError:
                         found["damaged"] += 1
                 continue
