@@ -20,6 +20,7 @@ _MIN_ANCESTORS = 0.1  # of the particles of a cloud
 _ENOUGH_REACHED = 0.5  # of the mass that the audit saw out of the flow's reach
 _SOME_REACHED, _LITTLE = 0.25, 0.02  # the same where what is left is no more than that share of all mass
 _MAX_DRIFT = 0.25  # nats
+_HUGE = 1e100  # nats, whose square can still be computed
 _TELLING = 0.25  # share of the flow's draws that are effective, from which log Z by these alone counts too
 
 
@@ -80,7 +81,7 @@ def estimate_bridged(
         f"effective; this comes from a bridge of {result.num_evaluations} evaluations."
     )
     return result._replace(
-        ess=num / (1 + num * result.std_error**2) if np.isfinite(result.std_error) else 0.0,
+        ess=num / (1 + num * min(result.std_error, _HUGE) ** 2) if np.isfinite(result.std_error) else 0.0,
         reliable=not failures,
         draws_reliable=not failures,
         warnings=(*failures, note, *tail_notes, *notes),
@@ -103,7 +104,7 @@ def _with_the_flow(bridged: Evidence, alone: Evidence) -> tuple[Evidence, list[s
     """
     if not alone.ess > _TELLING * alone.num_proposals:
         return bridged, []
-    distance = abs(bridged.log_z - alone.log_z)
+    distance = min(abs(bridged.log_z - alone.log_z), _HUGE)
     if not alone.reliable:
         return bridged._replace(std_error=float(np.hypot(bridged.std_error, distance))), []
     failures = []
@@ -112,7 +113,8 @@ def _with_the_flow(bridged: Evidence, alone: Evidence) -> tuple[Evidence, list[s
             f"The bridge says log_z {bridged.log_z:.3f}, the flow's own draws {alone.log_z:.3f}: one of them misses "
             f"mass. {checks.LONGER}, or raise `init_scale`."
         )
-    variances = np.array([bridged.std_error, alone.std_error]) ** 2 + 0.5 * distance**2 + 1e-24
+    errors = np.minimum([bridged.std_error, alone.std_error], _HUGE)
+    variances = errors**2 + 0.5 * distance**2 + 1e-24
     log_z = float(np.average([bridged.log_z, alone.log_z], weights=variances.min() / variances))
     both = bridged._replace(
         log_z=log_z,
