@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import subprocess
@@ -20,6 +21,9 @@ if _WORKER and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {cores[int(_WORKER.removeprefix("gw")) % len(cores)]})
     # BLAS has counted them already, and two of its threads on one core wait for one another most of the time
     threadpool_limits(1, "blas")
+
+# tracing makes many objects that live on, and to look through all of them again and again takes a twentieth of the time
+gc.set_threshold(50_000, 20, 50)
 
 # many tests run the same small program: it is compiled once; the folder is the first process's, the workers inherit it
 _OWN = "ONESTEP_TEST_CACHE" not in os.environ
