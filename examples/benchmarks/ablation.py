@@ -97,9 +97,9 @@ class Ablated(OneStep):
 
     change_loss: Callable[[PathGradient], tuple[Loss, ...]] = staticmethod(lambda loss: (loss,))
 
-    def plan(self, dim: int) -> Plan:
+    def plan(self, dim: int, work: int = 0) -> Plan:
         """The plan with its path gradients changed."""
-        plan = super().plan(dim)
+        plan = super().plan(dim, work)
         change = type(self).change_loss
 
         def changed(terms: tuple[Loss, ...]) -> tuple[Loss, ...]:

@@ -127,7 +127,7 @@ def _by_one_program(find: Callable[..., Any], rng_key: Array, arguments: tuple, 
     def outputs(arguments: tuple, _: dict, rng_key: Array) -> list[Any]:
         info = find(rng_key, *arguments)
         seen, gens = info.model_trace, (info.potential_fn, info.postprocess_fn)
-        if any(site["type"] in _STORED for site in seen.values()):
+        if any(site["type"] in _STORED for site in seen.values()) or not all(map(_is_its_leaves, _of_samples(seen))):
             return []
         if _has_tracers(info.postprocess_fn):  # bounds computed from data or other sites
             gens = info.potential_fn, replayed(info.potential_fn)
@@ -163,6 +163,12 @@ def _by_one_program(find: Callable[..., Any], rng_key: Array, arguments: tuple, 
 @jit_once
 def _run(function: ModelFunction, rng_key: Array) -> list[Array]:
     return function(rng_key)
+
+
+def _is_its_leaves(fn: Any) -> bool:
+    """Whether a distribution has its support still when put together again as a pytree; one of a user's may not."""
+    again = jax.tree.unflatten(*jax.tree.flatten(fn)[::-1])
+    return jax.tree.structure(again.support) == jax.tree.structure(fn.support)
 
 
 def _of_samples(sites: dict[str, dict[str, Any]]) -> Iterator[Any]:

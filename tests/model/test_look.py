@@ -154,13 +154,36 @@ def with_network(error, effect):
     numpyro.sample("x", dist.Normal(net(jnp.ones(1))[0], 1))
 
 
-@pytest.mark.parametrize("model", [must_see, with_network])
+class Rising(dist.Distribution):
+    """A user's own, which does not say what it is made of and so is not itself any more when put together again."""
+
+    support = dist.constraints.dependent
+
+    def __init__(self, support):
+        self.support = support
+        super().__init__((), (2,))
+
+    def sample(self, key, sample_shape=()):
+        return jnp.sort(random.normal(key, (*sample_shape, 2)))
+
+    def log_prob(self, value):
+        return jnp.log(2.0) + jnp.sum(dist.Normal(0, 1).log_prob(value), axis=-1)
+
+
+def with_a_users_own(error, effect):
+    low, high = numpyro.sample("ends", Rising(dist.constraints.ordered_vector))
+    numpyro.sample("y", dist.Normal(low + high, error), obs=effect)
+
+
+@pytest.mark.parametrize("model", [must_see, with_network, with_a_users_own])
 def test_what_cannot_be_one_program_goes_numpyros_way(by_one_program, model):
     with jax.checking_leaks():
         found = look(random.key(0), model, (ERROR, EFFECT), {}, init_strategy=infer.init_to_uniform)
     expected = initialize_model(random.key(0), model, model_args=(ERROR, EFFECT))
     assert not any(by_one_program)
     assert found.start.keys() == expected.param_info.z.keys()
+    supports = {name: site["fn"].support for name, site in found.sites.items() if site["type"] == "sample"}
+    assert all(supports[name] == site["fn"].support for name, site in expected.model_trace.items() if name in supports)
 
 
 OUTSIDE = dist.TruncatedNormal(0.0, 1.0, low=-1.0, high=2.0)
