@@ -20,7 +20,7 @@ from numpyro_onestep.training.state import TrainState
 __all__ = ["advance", "init", "resume"]
 
 _NUM_EVALUATIONS = 20
-_MAX_DONE = 0.95  # share of the first stage that a warm start skips at most
+_MAX_DONE = 0.97  # share of the first stage that a warm start skips at most
 
 
 def init(rng_key: Array, problem: Problem, plan: Plan, num_iterations: int) -> TrainState:
@@ -59,7 +59,7 @@ def resume(state: TrainState, network: StepNetwork, problem: Problem, plan: Plan
     """Go on with a `network` trained on another target, from an untrained `state`, as if the schedule had come so far.
 
     Of the first stage as large a share is taken as done as the square of the network's effective share of draws, up to
-    95 %. Where the base alone fits better, training starts from nothing; where the network fits, it is done.
+    97 %. Where the base alone fits better, training starts from nothing; where the network fits, it is done.
     """
     _, last = plan.bounds(0, state.num_iterations)
     warm = evaluate(state._replace(average=network), problem, plan, plan.stages[0], True)
