@@ -82,7 +82,6 @@ def test_without_control_the_base_is_kept(getkey):
     assert spread(128) < 0.5 * spread(16)
 
 
-@pytest.mark.slow
 def test_log_variance_has_the_gradient_of_the_path_kl(getkey, network):
     losses = [kind(num_steps=4, batch_size=4096) for kind in (PathKL, LogVariance)]
 
@@ -104,7 +103,7 @@ def test_the_number_of_steps_is_checked(getkey, network):
         PathConsistency(num_steps=1)
 
 
-@pytest.mark.parametrize("num_steps", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_steps", [2, 8])
 def test_consistency_compares_one_step_with_two_of_the_teacher(getkey, network, num_steps):
     loss = PathConsistency(num_steps=num_steps, batch_size=32, state_weight=2.0, volume_weight=3.0)
     teacher = jax.tree.map(lambda leaf: 0.5 * leaf, network)
