@@ -167,7 +167,7 @@ def _run(function: ModelFunction, rng_key: Array) -> list[Array]:
 
 def _is_its_leaves(fn: Any) -> bool:
     """Whether a distribution has its support still when put together again as a pytree; one of a user's may not."""
-    again = jax.tree.unflatten(*jax.tree.flatten(fn)[::-1])
+    again = jax.tree.map(lambda leaf: leaf, fn)
     return jax.tree.structure(again.support) == jax.tree.structure(fn.support)
 
 
