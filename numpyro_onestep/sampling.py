@@ -15,7 +15,8 @@ from numpyro_onestep.bridge.crossing import NUM_CLOUDS, Crossing, cross, is_cros
 from numpyro_onestep.compilation import compile_ahead, split
 from numpyro_onestep.draws import chains, proposal, weights
 from numpyro_onestep.draws.chains import Chains
-from numpyro_onestep.draws.proposal import are_poor, pool, want_bridge
+from numpyro_onestep.draws.proposal import pool, want_bridge
+from numpyro_onestep.draws.weights import effective_sample_size
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.flow.steps import own_steps
 from numpyro_onestep.trust.bridged import log_z_of
@@ -127,12 +128,18 @@ def chains_of(
     """
     key_propose, key_correct, key_bridge, *_ = split(rng_key)
     proposals = pool(flows, key_propose, _num_proposals(correction, shape), num_steps)
-    crossings = None
-    if correction != "none" and are_poor(bridge, np.asarray(proposals.log_weights)):
-        crossings = bridges_of(flows, key_bridge, num_steps, progress_bar)
-    if crossings is None or not all(map(is_crossed, crossings)):
-        how = correction, shape, num_steps, thinning, len(flows)
-        return chains.collect(key_correct, proposals, *how, *before), crossings
+    how = correction, shape, num_steps, thinning, len(flows)
+    collect = lambda: chains.collect(key_correct, proposals, *how, *before)  # noqa: E731
+    if correction == "none" or bridge == "never":
+        return collect(), None
+    log_w = np.asarray(proposals.log_weights)
+    enough = not want_bridge(bridge, effective_sample_size(log_w) / len(log_w), fine=True)
+    collected = collect() if enough else None
+    if collected is not None and chains.mix(np.asarray(collected.points)):
+        return collected, None
+    crossings = bridges_of(flows, key_bridge, num_steps, progress_bar)
+    if not all(map(is_crossed, crossings)):
+        return collect() if collected is None else collected, crossings
     num_sweeps = -(-shape[0] * shape[1] // sum(crossing.clouds.ancestors.size for crossing in crossings))
     keys = split(key_correct)[:1] if len(flows) == 1 else random.split(key_correct, len(flows))
     clouds = [clouds_.together([c.clouds for c in crossings[i :: len(flows)]]) for i in range(len(flows))]

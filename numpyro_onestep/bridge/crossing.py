@@ -21,6 +21,7 @@ from numpyro_onestep.bridge.ladder import path_of
 from numpyro_onestep.compilation import compile_ahead, jit, shapes_of
 from numpyro_onestep.devices import shard
 from numpyro_onestep.flow.density import Flow, PulledBack
+from numpyro_onestep.flow.scores import EXACT_DIM
 from numpyro_onestep.flow.steps import own_steps
 
 __all__ = ["MIN_ACCEPTANCE", "NUM_CLOUDS", "NUM_LAST", "Crossing", "Sweeps", "cross", "expect", "is_crossed", "sweep"]
@@ -79,7 +80,7 @@ def _there(trained: Flow, rng_key: Array, num_steps: int, num_clouds: int) -> Cl
 
     Half of the draws that set out are stretched, by 1 + 1/√D, and weighted for it: they reach p0's tails more often.
     """
-    path = path_of(trained, num_steps)
+    path = path_of(trained, num_steps, EXACT_DIM)
     key_start, key_climb, _ = random.split(rng_key, 3)
     num, wide = num_clouds * _NUM_PARTICLES * _DRAWS_EACH, 1 + path.base.dim**-0.5
     stretched = (jnp.arange(num) % 2 == 0)[:, None]
@@ -94,7 +95,7 @@ def _there(trained: Flow, rng_key: Array, num_steps: int, num_clouds: int) -> Cl
 @partial(jit, static_argnames=("num_steps",))
 def _back(trained: Flow, rng_key: Array, clouds: Clouds, num_steps: int) -> Array:
     """The upper bounds from the way back; a program of its own, which another thread compiles meanwhile."""
-    return clouds_.descend(path_of(trained, num_steps), random.split(rng_key, 3)[2], _cut(clouds))
+    return clouds_.descend(path_of(trained, num_steps, EXACT_DIM), random.split(rng_key, 3)[2], _cut(clouds))
 
 
 def _cut(clouds: Clouds) -> Clouds:
@@ -138,7 +139,7 @@ def expect(trained: Callable[[], Flow], rng_key: Array, num_draws: int, num_step
 @partial(jit, static_argnames=("num_sweeps", "num_steps"))
 def sweep(trained: Flow, rng_key: Array, clouds: Clouds, num_sweeps: int, num_steps: int = 1) -> Sweeps:
     """Move the particles of a bridge on, or exchange them for fresh draws, and keep all of them after each sweep."""
-    path = path_of(trained, num_steps)
+    path = path_of(trained, num_steps, EXACT_DIM)
     target: PulledBack = path.target  # type: ignore[assignment]
 
     def body(clouds: Clouds, key: Array) -> tuple[Clouds, Sweeps]:

@@ -26,6 +26,7 @@ from numpyro_onestep.compilation import jit
 from numpyro_onestep.devices import shard
 from numpyro_onestep.flow import scores, steps
 from numpyro_onestep.flow.density import Flow, PulledBack
+from numpyro_onestep.model.target import COSTLY_DIM
 
 __all__ = ["Ends", "ascend", "compiled_angle_of", "find_angle", "path_of", "scale_of"]
 
@@ -43,16 +44,16 @@ class Ends(NamedTuple):
     log_weights: Array
 
 
-def path_of(trained: Flow, num_steps: int, few: bool = False) -> Path:
+def path_of(trained: Flow, num_steps: int, exact_up_to: float = COSTLY_DIM) -> Path:
     """The way from p0 to the target pulled back through the flow's map of `num_steps` steps.
 
-    Its force is the exact gradient for `few` points, and in few dimensions. Elsewhere it is the gradient as seen from
-    64 draws of p0, which serves as well, since any force does.
+    Its force is the exact gradient in up to so many dimensions. Above, it is the gradient as seen from 64 draws of p0,
+    which any force may stand for.
     """
     base = trained.problem.base
     blocks = steps.blocks_of(trained.network, num_steps)
     near = None
-    if base.dim > scores.EXACT_DIM and not few:
+    if base.dim > exact_up_to:
         key_draw, key_signs = random.split(random.key(0))
         near = scores.reference(blocks, key_signs, base_.sample(base, key_draw, _NUM_NEAR))
     return Path(PulledBack(blocks, trained.problem, near), base, scale_of(base))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
+from numpyro.diagnostics import effective_sample_size
 
 from numpyro_onestep.bridge.clouds import PER_SWEEP
 from numpyro_onestep.bridge.crossing import Sweeps
@@ -16,7 +17,11 @@ from numpyro_onestep.draws import metropolis
 from numpyro_onestep.draws.proposal import Proposals
 from numpyro_onestep.draws.weights import resample
 
-__all__ = ["Chains", "collect", "collect_sweeps"]
+__all__ = ["Chains", "collect", "collect_sweeps", "mix"]
+
+_ENOUGH = 0.25  # share of effective draws of each coordinate
+_PLENTY = 4096  # effective draws, more than a bridge has particles
+_FEWEST = 100  # draws of a chain that tell
 
 
 class Chains(NamedTuple):
@@ -148,3 +153,17 @@ def _correct(correction: str, rng_key: Array, log_weights: Array, shape: tuple[i
         return indices, ones
     held, accept_prob = jax.vmap(metropolis.chain)(random.split(rng_key, shape[0]), log_weights.reshape(shape))
     return jnp.take_along_axis(indices, held, axis=1), accept_prob
+
+
+def mix(points: np.ndarray) -> bool:
+    """Whether each coordinate of chains (chains, draws, D) has enough effective draws, as their autocorrelation tells.
+
+    Chains of weighted draws may stay at one of them for long, be ever so many of these effective. Where there are more
+    effective draws than a bridge has particles they are enough, and so are chains too short to tell.
+    """
+    num_chains, num_draws, _ = points.shape
+    if num_draws < _FEWEST:
+        return True
+    with np.errstate(invalid="ignore", divide="ignore"):  # nan where a coordinate does not move
+        worst = np.min(effective_sample_size(points.astype(np.float64)))
+    return bool(worst >= min(_ENOUGH * num_chains * num_draws, _PLENTY))

@@ -1,5 +1,6 @@
 """One iteration of a chain: a fresh proposal, and a local move where those are often refused."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -118,7 +119,7 @@ def _one(networks: StepNetwork, which: Array, several: bool) -> StepNetwork:
 
 
 def _move_locally(rng_key: Array, trained: Flow, end: Move, adapting: Array) -> Move:
-    path = path_of(trained, 1, few=True)
+    path = path_of(trained, 1, math.inf)
     start = jax.vmap(lambda x: hamiltonian.look(path, x))(end.x[None])
     at, accept_prob = hamiltonian.move(path, rng_key, start, jnp.ones_like(end.log_weight), end.log_angle)
     elsewhere = jnp.any(at.x != start.x) & jnp.all(jnp.isfinite(at.x))  # nan differs from itself

@@ -1,5 +1,6 @@
 """Fresh draws of trained flows with their importance weights."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,10 +14,10 @@ from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.bridge import ladder
 from numpyro_onestep.compilation import compile_ahead, jit, jit_once, shapes_of, split
 from numpyro_onestep.devices import shard
-from numpyro_onestep.draws.weights import effective_sample_size, log_mean_weight
 from numpyro_onestep.flow import density, folds, steps
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.model.function import ModelFunction
+from numpyro_onestep.model.target import COSTLY_DIM
 
 __all__ = [
     "BRIDGES",
@@ -24,7 +25,6 @@ __all__ = [
     "NUM_PROPOSALS",
     "Proposals",
     "angle_of",
-    "are_poor",
     "expect",
     "pool",
     "propose",
@@ -40,7 +40,6 @@ _CHUNK = 1024
 _MAX_LOOKED_AT = 512
 NUM_PROPOSALS = 4096  # of the evidence
 ENOUGH_ESS = 0.5  # share of effective draws from which on they need no bridge
-_LONG_STAY, _LONG_SHARE = 20, 0.005  # of chains at one draw: in draws, and as a share of them
 
 
 class Proposals(NamedTuple):
@@ -61,7 +60,7 @@ def propose_once(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, 
     network, problem = trained
     own = steps.own_steps(network, num_steps)
     if own < num_steps:
-        path = ladder.path_of(trained, own, few=num_draws < _CHUNK)
+        path = ladder.path_of(trained, own, math.inf if num_draws < _CHUNK else COSTLY_DIM)
         ends = ladder.ascend(path, rng_key, num_draws, num_steps, angle)
         points, energy = jax.vmap(path.target.carry)(ends.x, ends.log_target)  # type: ignore[attr-defined]
         return Proposals(points, ends.log_weights, energy, jnp.isnan(ends.log_weights), ends.x)
@@ -158,17 +157,6 @@ def want_bridge(choice: str, share: float, fine: bool) -> bool:
     `fine`.
     """
     return choice == "always" or (choice == "auto" and not (share >= ENOUGH_ESS and fine))
-
-
-def are_poor(choice: str, log_weights: np.ndarray) -> bool:
-    """Whether the draws of a run need a bridge: too few are effective, or a chain would stay at one of them for long.
-
-    A bridge has fewer particles than there are draws, so the shares of many modes are better kept without.
-    """
-    num = len(log_weights)
-    stay = np.exp(np.max(log_weights) - log_mean_weight(log_weights)[0])
-    share = effective_sample_size(log_weights) / num
-    return want_bridge(choice, share, fine=bool(stay < max(_LONG_STAY, num * _LONG_SHARE)))
 
 
 @partial(jit_once, static_argnames=("num_draws",))

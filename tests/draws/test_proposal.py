@@ -7,8 +7,7 @@ from jax import random
 from numpyro_onestep.base import distribution as base_
 from numpyro_onestep.base.problem import Problem
 from numpyro_onestep.draws import proposal
-from numpyro_onestep.draws.proposal import are_poor, pool, propose, stream
-from numpyro_onestep.draws.weights import effective_sample_size
+from numpyro_onestep.draws.proposal import pool, propose, stream
 from numpyro_onestep.flow import block
 from numpyro_onestep.flow import steps as flow
 from numpyro_onestep.flow.density import Flow
@@ -84,17 +83,3 @@ def test_the_certificate_counts_the_draws_whose_way_back_misses(monkeypatch, get
     assert np.all(np.isfinite(fresh.log_weights))
     np.testing.assert_array_equal(fresh.folded, fresh.points[:, 0] > 0)
     assert 0.2 < np.mean(fresh.folded) < 0.8
-
-
-def test_draws_are_poor_where_a_chain_would_stay_at_one_of_them_for_long(getkey):
-    even = np.asarray(0.5 * random.normal(getkey(), (4000,)), np.float64)
-    assert not are_poor("auto", even)
-    heavy = even.copy()
-    heavy[7] = np.log(40 * np.mean(np.exp(even)))  # one draw in a hundred; 70 % are effective all the same
-    assert effective_sample_size(heavy) > 0.5 * len(heavy)
-    assert are_poor("auto", heavy)
-    assert not are_poor("never", heavy)
-    assert are_poor("always", even)
-    few = heavy[:200]  # of so few a chain stays at none for twenty draws
-    few[7] = np.log(10 * np.mean(np.exp(even)))
-    assert not are_poor("auto", few)

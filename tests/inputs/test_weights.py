@@ -12,7 +12,7 @@ from numpyro_onestep.bridge.crossing import Crossing
 from numpyro_onestep.bridge.hamiltonian import Point
 from numpyro_onestep.draws import metropolis, weights
 from numpyro_onestep.draws.chains import collect
-from numpyro_onestep.draws.proposal import Proposals, are_poor
+from numpyro_onestep.draws.proposal import Proposals
 from numpyro_onestep.trust import checks
 from numpyro_onestep.trust.bridged import estimate_bridged
 from numpyro_onestep.trust.estimate import estimate
@@ -68,7 +68,6 @@ def test_any_weights(name, dtype):
     assert weights.tail_error(log_w, k) >= 0
     assert weights.unseen_error(log_w, k) >= 0
     assert checks.rounding(log_w) >= 0
-    assert are_poor("auto", log_w) in (True, False)
     for replicates in ([of(log_w)], [of(log_w), of(log_w[::-1])], [of(log_w), of(np.zeros(num))]):
         is_sound(estimate(replicates))
     is_sound(estimate([of(log_w)], log_ratios=log_w, families=np.zeros(num)))
