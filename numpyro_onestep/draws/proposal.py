@@ -17,7 +17,6 @@ from numpyro_onestep.devices import shard
 from numpyro_onestep.flow import density, folds, steps
 from numpyro_onestep.flow.density import Flow
 from numpyro_onestep.model.function import ModelFunction
-from numpyro_onestep.model.target import COSTLY_DIM
 
 __all__ = [
     "BRIDGES",
@@ -60,7 +59,7 @@ def propose_once(trained: Flow, rng_key: Array, num_draws: int, num_steps: int, 
     network, problem = trained
     own = steps.own_steps(network, num_steps)
     if own < num_steps:
-        path = ladder.path_of(trained, own, math.inf if num_draws < _CHUNK else COSTLY_DIM)
+        path = ladder.path_of(trained, own, math.inf if num_draws < _CHUNK else ladder.EXACT_DIM)
         ends = ladder.ascend(path, rng_key, num_draws, num_steps, angle)
         points, energy = jax.vmap(path.target.carry)(ends.x, ends.log_target)  # type: ignore[attr-defined]
         return Proposals(points, ends.log_weights, energy, jnp.isnan(ends.log_weights), ends.x)
