@@ -268,6 +268,7 @@ def seen_once(found: Modes, ends: np.ndarray) -> np.ndarray:
     once = np.array(found.distinct)
     trils: Any = found.scale_trils
     for i in np.flatnonzero(once):
-        offsets = solve_triangular(trils[i], (ends - found.points[i]).T, lower=True, check_finite=False)
+        apart = (ends - found.points[i]).T.astype(np.float64)  # whose squares overflow less soon
+        offsets = solve_triangular(trils[i], apart, lower=True, check_finite=False)
         once[i] = np.sum(np.linalg.norm(offsets, axis=0) < 1) <= 1
     return once

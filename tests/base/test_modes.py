@@ -1,3 +1,5 @@
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +64,9 @@ def test_modes_that_one_ascent_alone_has_led_to():
     np.testing.assert_array_equal(modes.seen_once(found, ends), [False, False, True, True])
     none = found._replace(distinct=np.zeros(4, bool))
     assert not np.any(modes.seen_once(none, ends))
+    with warnings.catch_warnings(action="error"):  # an ascent without end is far from all of them, and no overflow
+        far = np.concatenate([ends, np.full((1, ends.shape[1]), 1e30)]).astype(np.float32)
+        np.testing.assert_array_equal(modes.seen_once(found, far), [False, False, True, True])
 
 
 def test_polish_drops_modes_without_mass():
