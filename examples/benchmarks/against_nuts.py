@@ -55,7 +55,7 @@ def elementwise(function: Any, draws: dict[str, np.ndarray]) -> np.ndarray:
 
 def measure(name: str, seed: int) -> dict[str, Any]:
     """One target."""
-    if name in LARGE_TARGETS:
+    if name not in PROBLEMS | TARGETS | LARGE:
         model, args, known, *_ = LARGE_TARGETS[name]()
         sampler = OneStepSampler(OneStep(model), num_samples=1000, num_chains=4, progress_bar=False)
         sampler.run(random.key(seed), *args)
