@@ -165,5 +165,5 @@ def mix(points: np.ndarray) -> bool:
     if num_draws < _FEWEST:
         return True
     with np.errstate(invalid="ignore", divide="ignore"):  # nan where a coordinate does not move
-        worst = np.min(effective_sample_size(points.astype(np.float64)))
-    return bool(worst >= min(_ENOUGH * num_chains * num_draws, _PLENTY))
+        each = [effective_sample_size(points[:, :, i].astype(np.float64)) for i in range(points.shape[2])]
+    return bool(np.min(each) >= min(_ENOUGH * num_chains * num_draws, _PLENTY))
