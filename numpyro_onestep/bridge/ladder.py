@@ -48,7 +48,7 @@ def path_of(trained: Flow, num_steps: int, exact_up_to: float = EXACT_DIM) -> Pa
     """The way from p0 to the target pulled back through the flow's map of `num_steps` steps.
 
     Its force is the exact gradient in up to so many dimensions. Above, it is the gradient as seen from 64 draws of p0,
-    which any force may stand for.
+    which may stand for it, since any force leaves the weights exact.
     """
     base = trained.problem.base
     blocks = steps.blocks_of(trained.network, num_steps)

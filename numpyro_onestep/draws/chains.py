@@ -20,7 +20,7 @@ from numpyro_onestep.draws.weights import resample
 __all__ = ["Chains", "collect", "collect_sweeps", "mix"]
 
 _ENOUGH = 0.25  # share of effective draws of each coordinate
-_PLENTY = 4096  # effective draws, more than a bridge has particles
+_PLENTY = 4096  # effective draws: a bridge has at most as many particles
 _FEWEST = 100  # draws of a chain that tell
 
 
